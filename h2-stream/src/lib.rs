@@ -1,0 +1,1 @@
+//! gRPC streaming over `h2`, without io.

@@ -1,0 +1,1 @@
+//! What a logic service links.
