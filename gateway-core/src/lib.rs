@@ -1,1 +1,31 @@
-//! The gateway.
+//! The Ringway gateway: shards, the drivers that move their bytes, and what surrounds them.
+//!
+//! A shard is a pure state machine; a driver moves its bytes. The modules stand here in the order in which data flows;
+//! each imports only from those below it (a test reads the sources and checks that).
+
+// The state machine: connections, users, topics, outboxes, deadlines.
+pub mod shard;
+
+// A logic service's session: commands in; acks, receipts, client events out.
+pub mod link;
+
+// What all shards share, fixed at start.
+pub mod gateway;
+
+// WebSocket: handshake, frames, messages.
+pub mod ws;
+
+// Queues between shards.
+pub mod lanes;
+
+// What logic services ask for, in our own terms.
+pub mod command;
+
+// What is counted.
+pub mod metrics;
+
+// Names of things, and which shard owns them.
+pub mod identity;
+
+// Every setting and limit, its default and its check.
+pub mod config;

@@ -1,0 +1,132 @@
+//! The frames of an `Exchange` stream, and the commands in them.
+
+use gateway_proto::v1::{self, gateway_frame::Body, logic_frame::Body as Down};
+use h2_stream::{Code, Status, StreamId};
+
+use super::{
+    Exchange, Input, Link, Rejection, Ticket,
+    calls::{Call, Flat},
+    check::Checks,
+    exchange,
+};
+
+impl Link {
+    pub(super) fn on_frame(
+        &mut self,
+        stream: StreamId,
+        frame: v1::LogicFrame,
+        credit: usize,
+    ) -> Option<Input> {
+        let input = match (self.exchange(stream)?.is_open(), frame.body) {
+            (false, Some(Down::Hello(hello))) => self.on_hello(stream, hello),
+            (false, _) => {
+                let status = Status::new(Code::FailedPrecondition, "the first frame must be Hello");
+                self.finish(stream, status)
+            }
+            (true, Some(Down::ClientAck(ack))) => {
+                let settled = self.exchange(stream)?.acknowledge(ack.id);
+                (!settled.is_empty()).then_some(Input::Settled(settled))
+            }
+            (true, body) => return self.on_command(stream, frame.sequence, body, credit),
+        };
+        self.server.release(stream, credit);
+        input
+    }
+
+    fn on_command(
+        &mut self,
+        stream: StreamId,
+        sequence: u64,
+        body: Option<Down>,
+        credit: usize,
+    ) -> Option<Input> {
+        let exchange = self.exchange(stream)?;
+        let whole_gateway = exchange.whole_gateway();
+        let ticket = Ticket {
+            stream,
+            sequence,
+            whole_gateway,
+            counting: false,
+            last: true,
+            credit,
+        };
+        if !exchange.rises(sequence) {
+            let detail = "the sequence must rise with every command, from 1";
+            let rejection = Rejection::new(v1::RejectReason::BadSequence, detail);
+            self.reject(stream, sequence, &rejection);
+            self.server.release(stream, credit);
+            return None;
+        }
+        let checks = Checks::new(&self.gateway);
+        let command = match body {
+            Some(Down::Push(push)) => {
+                self.batch = Some(Flat::new(stream, sequence, vec![push], credit));
+                return None;
+            }
+            Some(Down::Batch(batch)) if checks.fits(&batch) => {
+                self.batch = Some(Flat::new(stream, sequence, batch.messages, credit));
+                return None;
+            }
+            Some(Down::Batch(batch)) => Err(checks.too_many(&batch)),
+            Some(Down::Subscribe(subscribe)) => checks.subscribe(subscribe),
+            Some(Down::Unsubscribe(unsubscribe)) => checks.unsubscribe(unsubscribe),
+            Some(Down::Disconnect(disconnect)) => checks.disconnect(disconnect),
+            Some(Down::Query(_)) => Err(Rejection::new(
+                v1::RejectReason::Unsupported,
+                "this gateway answers no queries (Welcome.capabilities)",
+            )),
+            Some(Down::Hello(_)) => Err(Rejection::new(
+                v1::RejectReason::UnknownFrame,
+                "Hello comes once, as the first frame",
+            )),
+            Some(Down::ClientAck(_)) | None => Err(Rejection::new(
+                v1::RejectReason::UnknownFrame,
+                "a frame without a body that this gateway knows",
+            )),
+        };
+        match command {
+            Ok(command) => Some(Input::Command(ticket, command)),
+            Err(rejection) => {
+                self.handled(ticket, Some(rejection));
+                None
+            }
+        }
+    }
+
+    fn on_hello(&mut self, stream: StreamId, hello: v1::Hello) -> Option<Input> {
+        let (shard, shards) = (self.shard, self.gateway.shard_addresses.len());
+        let asks_directory = hello.receive.contains(&(v1::Receive::Directory as i32));
+        let accepted = match Exchange::accept(&hello, shard) {
+            Ok(exchange) => exchange,
+            Err(status) => return self.finish(stream, *status),
+        };
+        let welcome = v1::Welcome {
+            gateway_id: self.gateway.id.clone(),
+            epoch: self.gateway.epoch,
+            shard: u32::from(shard),
+            shards: shards as u32,
+            resume: exchange::resume(&hello, self.gateway.epoch).into(),
+            last_sequence: 0,
+            capabilities: accepted.capabilities(),
+            limits: Some(self.gateway.limits()),
+        };
+        let input = accepted.receives().map(|service| Input::Receive {
+            stream,
+            service,
+            whole_gateway: accepted.whole_gateway(),
+            acks: accepted.acks_events(),
+        });
+        self.calls.insert(stream, Call::Exchange(accepted));
+        self.send_frame(stream, Body::Welcome(welcome));
+        if asks_directory {
+            let detail = "this gateway keeps no directory (Welcome.capabilities)";
+            let rejection = Rejection::new(v1::RejectReason::Unsupported, detail);
+            self.reject(stream, 0, &rejection);
+        }
+        if self.draining {
+            let draining = v1::Draining { remaining_ms: 0 };
+            self.send_frame(stream, Body::Draining(draining));
+        }
+        input
+    }
+}

@@ -1,0 +1,238 @@
+//! What a shard does with what its links hand out.
+
+use std::{sync::Arc, time::Duration};
+
+use gateway_proto::v1::RejectReason;
+use h2_stream::StreamId;
+
+use super::{
+    Shard,
+    jobs::{JobId, Owner},
+    route::{Done, Origin},
+};
+use crate::{
+    command::{Command, Receipt},
+    identity::LinkId,
+    lanes::{Notice, ReceiverRef},
+    link::{Input, Rejection, Ticket},
+};
+
+impl Shard {
+    pub(super) fn run_link(&mut self, now: Duration, id: LinkId) {
+        if let Some(state) = self.links.get_mut(id)
+            && let Some((ticket, command, job)) = state.held.take()
+            && !self.attempt(now, id, ticket, command, job)
+        {
+            return;
+        }
+        while let Some(state) = self.links.get_mut(id)
+            && let Some(input) = state.link.next(now)
+        {
+            match input {
+                Input::Command(ticket, command) => match self.job_for(id, ticket, &command) {
+                    Ok(job) if self.attempt(now, id, ticket, command, job) => {}
+                    Ok(_) => return,
+                    Err(rejection) => {
+                        if let Some(state) = self.links.get_mut(id) {
+                            state.link.handled(ticket, Some(rejection));
+                        }
+                    }
+                },
+                other => self.on_input(now, id, other),
+            }
+        }
+    }
+
+    /// Does a command; `false` when there is no room for it, and it stays on the link.
+    fn attempt(
+        &mut self,
+        now: Duration,
+        id: LinkId,
+        ticket: Ticket,
+        command: Command,
+        job: Option<JobId>,
+    ) -> bool {
+        let origin = Origin {
+            whole_gateway: ticket.whole_gateway,
+            job,
+        };
+        let refused = match self.execute(now, origin, command) {
+            Done::Taken => None,
+            Done::Refused(rejection) => Some(rejection),
+            Done::Blocked(command) => {
+                if let Some(state) = self.links.get_mut(id) {
+                    state.held = Some((ticket, command, job));
+                }
+                self.blocked.push(id);
+                return false;
+            }
+        };
+        if let Some(job) = job {
+            self.end_command(id, ticket, job, refused.is_some());
+        }
+        if let Some(state) = self.links.get_mut(id) {
+            state.link.handled(ticket, refused);
+        }
+        true
+    }
+
+    /// The job that a command belongs to, if anybody wants to know what becomes of it.
+    fn job_for(
+        &mut self,
+        id: LinkId,
+        ticket: Ticket,
+        command: &Command,
+    ) -> Result<Option<JobId>, Rejection> {
+        let Some(state) = self.links.get_mut(id) else {
+            return Ok(None);
+        };
+        if ticket.counting {
+            return Ok(state.calls.get(&ticket.stream).copied());
+        }
+        if let Some((stream, sequence, job)) = state.batch
+            && (stream, sequence) == (ticket.stream, ticket.sequence)
+        {
+            return Ok(Some(job));
+        }
+        let receipt = match command {
+            Command::Push(push) => push.delivery.receipt,
+            _ => Receipt::None,
+        };
+        if receipt == Receipt::None {
+            return Ok(None);
+        }
+        if self.ledger.jobs.len() >= self.gateway.config.limits.max_jobs {
+            let detail = "this shard waits for as many receipts as it can (limits.max_jobs)";
+            return Err(Rejection::new(RejectReason::Overloaded, detail));
+        }
+        let owner = Owner::Receipt {
+            link: id,
+            stream: ticket.stream,
+            sequence: ticket.sequence,
+        };
+        let job = self.ledger.jobs.start(owner, receipt, false);
+        if !ticket.last {
+            state.batch = Some((ticket.stream, ticket.sequence, job));
+        }
+        Ok(Some(job))
+    }
+
+    fn end_command(&mut self, id: LinkId, ticket: Ticket, job: JobId, refused: bool) {
+        if ticket.counting {
+            if let Some(job) = self.ledger.jobs.get(job) {
+                job.accepted += u64::from(!refused);
+                job.rejected += u64::from(refused);
+            }
+        } else if ticket.last {
+            if let Some(state) = self.links.get_mut(id) {
+                state.batch = None;
+            }
+            self.ledger.jobs.end(job);
+        }
+    }
+
+    fn on_input(&mut self, now: Duration, id: LinkId, input: Input) {
+        match input {
+            Input::Command(..) => debug_assert!(false, "commands go another way"),
+            Input::CallStarted(stream) => {
+                let owner = Owner::Call { link: id, stream };
+                let job = self.ledger.jobs.start(owner, Receipt::None, false);
+                if let Some(state) = self.links.get_mut(id) {
+                    state.calls.insert(stream, job);
+                }
+            }
+            Input::Refused(ticket) => self.refused(id, ticket),
+            Input::CallEnded(stream) => {
+                let call = self
+                    .links
+                    .get(id)
+                    .and_then(|state| state.calls.get(&stream));
+                if let Some(job) = call.copied() {
+                    self.ledger.jobs.end(job);
+                }
+            }
+            Input::Receive {
+                stream,
+                service,
+                whole_gateway,
+                acks,
+            } => {
+                let receiver = self.receiver(id, stream);
+                if !self.receiver_up(now, &service, receiver, acks) {
+                    self.refuse_receiver(id, stream);
+                } else if whole_gateway {
+                    self.announce(receiver, service, acks);
+                }
+            }
+            Input::Settled(conns) => {
+                for conn in conns {
+                    self.settle_elsewhere(now, conn);
+                }
+            }
+            Input::Gone(stream) => {
+                self.receiver_gone(id, stream);
+                let call = self.forget_call(id, stream);
+                let state = self.links.get_mut(id);
+                let batch = state.and_then(|state| state.batch.take_if(|of| of.0 == stream));
+                for job in call.into_iter().chain(batch.map(|of| of.2)) {
+                    self.ledger.jobs.cancel(job);
+                }
+            }
+        }
+    }
+
+    /// A message that never became a command.
+    fn refused(&mut self, id: LinkId, ticket: Ticket) {
+        let Some(state) = self.links.get_mut(id) else {
+            return;
+        };
+        let job = if ticket.counting {
+            state.calls.get(&ticket.stream).copied()
+        } else {
+            let same = (ticket.stream, ticket.sequence);
+            state.batch.filter(|of| (of.0, of.1) == same).map(|of| of.2)
+        };
+        if let Some(job) = job {
+            self.end_command(id, ticket, job, true);
+        }
+    }
+
+    /// A stream of GATEWAY scope: all other shards send their events here.
+    fn announce(&mut self, receiver: ReceiverRef, service: Arc<str>, acks: bool) {
+        self.announced.push((receiver, service.clone()));
+        for shard in self.lanes.others() {
+            let service = service.clone();
+            self.notify(
+                shard,
+                Notice::ReceiverUp {
+                    service,
+                    receiver,
+                    acks,
+                },
+            );
+        }
+    }
+
+    fn refuse_receiver(&mut self, id: LinkId, stream: StreamId) {
+        self.metrics.stream_errors.count("too_many_services");
+        if let Some(state) = self.links.get_mut(id) {
+            state.link.refuse_receiver(stream);
+        }
+    }
+
+    pub(super) fn receiver_gone(&mut self, id: LinkId, stream: StreamId) {
+        let receiver = self.receiver(id, stream);
+        self.upstream.receiver_down(receiver);
+        let announced = self
+            .announced
+            .iter()
+            .position(|(other, _)| *other == receiver);
+        if let Some(at) = announced {
+            let (_, service) = self.announced.swap_remove(at);
+            for shard in self.lanes.others() {
+                let service = service.clone();
+                self.notify(shard, Notice::ReceiverDown { service, receiver });
+            }
+        }
+    }
+}

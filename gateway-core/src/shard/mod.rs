@@ -1,0 +1,358 @@
+//! The shard: a pure state machine that owns connections, users, topics and links.
+//!
+//! # The driver's contract
+//! In: [`Shard::conn_opened`], [`Shard::link_opened`], [`Shard::bytes`], [`Shard::sent`], [`Shard::closed`], then
+//! [`Shard::tick`]. Out, after each tick and in this order: [`Shard::next_dirty`] with [`Shard::to_send`],
+//! [`Shard::next_action`], [`Shard::take_wakes`], [`Shard::has_work`], [`Shard::next_deadline`]. The shard never waits:
+//! it opens no socket, reads no clock and spawns nothing. `now` is the time since the start of the process, the same
+//! clock on every shard.
+
+mod clients;
+mod closing;
+mod conn;
+mod deadlines;
+mod dialogue;
+mod drain;
+mod events;
+mod fanout;
+mod forward;
+mod jobs;
+mod ledger;
+mod links;
+mod members;
+mod outbox;
+mod registry;
+mod route;
+mod topics;
+mod upstream;
+mod work;
+
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    gateway::Gateway,
+    identity::{ConnId, LinkId, ShardIndex, SocketId},
+    lanes::{Forward, Lanes, ReceiverRef},
+    metrics::Metrics,
+    ws::SessionLimits,
+};
+
+pub use conn::Handshake;
+use {
+    deadlines::Deadlines, drain::Drain, fanout::Fanouts, jobs::Jobs, ledger::Ledger, links::Links,
+    outbox::Pool, registry::Conns, registry::Users, topics::Topics, upstream::Upstream,
+    work::Outgoing,
+};
+
+/// One core's part of a gateway.
+pub struct Shard {
+    index: ShardIndex,
+    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
+    session_limits: SessionLimits,
+
+    conns: Conns,
+    users: Users,
+    topics: Topics,
+    pool: Pool,
+    deadlines: Deadlines,
+    ledger: Ledger,
+    fanouts: Fanouts,
+
+    links: Links,
+    /// The flow-control window of each link.
+    window: u32,
+    upstream: Upstream,
+    /// Streams of this shard that other shards were told of.
+    announced: Vec<(ReceiverRef, Arc<str>)>,
+    /// Streams of this shard that have too much waiting.
+    full_streams: Vec<ReceiverRef>,
+    /// Connections that are not read, and the stream they wait for.
+    paused: Vec<(ReceiverRef, ConnId)>,
+
+    lanes: Lanes,
+    /// For each shard, what waits for its lanes.
+    outgoing: Vec<Outgoing>,
+    /// Commands from a lane for which there was no room.
+    held_work: Option<(ShardIndex, VecDeque<Forward>)>,
+    /// Links that hold a command for which there was no room.
+    blocked: Vec<LinkId>,
+
+    dirty: VecDeque<ConnId>,
+    dirty_links: VecDeque<LinkId>,
+    /// Sends of this slice.
+    flushed: usize,
+    actions: VecDeque<Action>,
+    scratch: Vec<u8>,
+    /// Bytes that sessions hold of messages that have come in part.
+    held_bytes: usize,
+    drain: Option<Drain>,
+    random: u64,
+    /// Time of the newest tick.
+    now: Duration,
+}
+
+/// How soon to look again whether a full lane has room.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What a shard asks of its driver.
+#[derive(Debug)]
+pub enum Action {
+    /// Everything was sent: shut down writing. Reading goes on, until [`Closed::Eof`] or [`Action::Close`].
+    Finish {
+        /// Whose.
+        socket: SocketId,
+    },
+    /// Close the socket. The shard has forgotten it already.
+    Close {
+        /// Whose.
+        socket: SocketId,
+    },
+    /// Give the socket to another shard's driver. This shard has forgotten it already.
+    Move {
+        /// Whose.
+        socket: SocketId,
+        /// To whom.
+        to: ShardIndex,
+        /// For [`Shard::conn_adopted`].
+        handshake: Handshake,
+    },
+    /// [`Shard::wants_bytes`] has become true again: read on.
+    Resume {
+        /// Whose.
+        socket: SocketId,
+    },
+    /// Accept no more WebSockets. Links are still accepted.
+    StopAccepting,
+}
+
+/// How a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The peer has said all it will say.
+    Eof,
+    /// The peer has reset the connection.
+    Reset,
+    /// Reading or writing failed otherwise.
+    Failed,
+}
+
+impl Shard {
+    /// A shard without connections. `seed` is random in each epoch.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, metrics: Arc<Metrics>, lanes: Lanes, seed: u64) -> Self {
+        let config = &gateway.config;
+        let index = lanes.index();
+        let limits = &config.limits;
+        Self {
+            index,
+            session_limits: SessionLimits {
+                max_message: config.ws.max_message_bytes,
+                ..SessionLimits::default()
+            },
+            // Room for those whose handshake is refused politely when the shard is full.
+            conns: Conns::new(index, limits.max_connections + 1024, seed),
+            users: Users::default(),
+            topics: Topics::new(limits.max_topics, limits.max_topics_per_user),
+            pool: Pool::default(),
+            deadlines: Deadlines::default(),
+            ledger: Ledger {
+                jobs: Jobs::default(),
+                metrics: metrics.clone(),
+            },
+            fanouts: Fanouts::default(),
+            links: Links::default(),
+            window: 0,
+            upstream: Upstream::new(config.upstream.clone()),
+            announced: Vec::new(),
+            full_streams: Vec::new(),
+            paused: Vec::new(),
+            outgoing: (0..lanes.shards()).map(|_| Outgoing::default()).collect(),
+            lanes,
+            held_work: None,
+            blocked: Vec::new(),
+            dirty: VecDeque::new(),
+            dirty_links: VecDeque::new(),
+            flushed: 0,
+            actions: VecDeque::new(),
+            scratch: Vec::new(),
+            held_bytes: 0,
+            drain: None,
+            random: seed | 1,
+            now: Duration::ZERO,
+            gateway,
+            metrics,
+        }
+    }
+
+    /// Which shard this is.
+    #[must_use]
+    pub fn index(&self) -> ShardIndex {
+        self.index
+    }
+
+    // ---------------------------------------------------------------------------------------------------------- in --
+
+    /// A client's socket was accepted. `None`: the shard is full (counted); close the socket.
+    pub fn conn_opened(&mut self, now: Duration, peer: SocketAddr) -> Option<ConnId> {
+        let timeout = self.gateway.config.ws.handshake_timeout_ms;
+        let handshake = Handshake {
+            peer,
+            bytes: Vec::new(),
+            until_ms: now.as_millis() as u64 + timeout,
+            moved: false,
+        };
+        self.new_conn(now, handshake)
+    }
+
+    /// A client's socket has moved here. `None`: as for [`Shard::conn_opened`].
+    pub fn conn_adopted(&mut self, now: Duration, handshake: Handshake) -> Option<ConnId> {
+        self.new_conn(now, handshake)
+    }
+
+    /// A socket that was to move found no room in the lane (counted); close it.
+    pub fn move_refused(&mut self) {
+        self.metrics.refused_handshakes.count("overload");
+    }
+
+    /// A logic service's socket was accepted. `None`: there are too many (counted); close the socket.
+    pub fn link_opened(&mut self, now: Duration, _peer: SocketAddr) -> Option<LinkId> {
+        self.new_link(now)
+    }
+
+    /// Bytes were read. They are changed: client frames are unmasked in place.
+    pub fn bytes(&mut self, now: Duration, socket: SocketId, bytes: &mut [u8]) {
+        match socket {
+            SocketId::Conn(id) => self.conn_bytes(now, id, bytes),
+            SocketId::Link(id) => self.link_bytes(now, id, bytes),
+        }
+    }
+
+    /// The kernel took `n` bytes of what [`Shard::to_send`] gave.
+    pub fn sent(&mut self, now: Duration, socket: SocketId, n: usize) {
+        match socket {
+            SocketId::Conn(id) => self.conn_sent(now, id, n),
+            SocketId::Link(id) => self.link_sent(id, n),
+        }
+    }
+
+    /// A socket is at its end. The driver drops it after this call.
+    pub fn closed(&mut self, now: Duration, socket: SocketId, why: Closed) {
+        match socket {
+            SocketId::Conn(id) => {
+                if why == Closed::Reset {
+                    self.metrics.client_errors.count("reset");
+                }
+                self.remove_conn(now, id, "");
+            }
+            SocketId::Link(id) => self.link_gone(id),
+        }
+    }
+
+    /// Everything that is due: deadlines, lanes, what links hand out, a slice of the fan-outs.
+    pub fn tick(&mut self, now: Duration) {
+        self.flushed = 0;
+        self.now = now;
+        let now_ms = now.as_millis() as u64;
+        while let Some((at, id)) = self.deadlines.pop(now_ms) {
+            if let Some(conn) = self.conns.get_mut(id)
+                && conn.armed_ms == at
+            {
+                conn.armed_ms = 0;
+                self.on_deadline(now, id);
+            }
+        }
+        self.take_notices(now);
+        self.take_work(now);
+        for id in std::mem::take(&mut self.blocked) {
+            self.mark_link_ready(id);
+        }
+        self.run_fanouts(now);
+        self.run_links(now);
+        self.finish_jobs();
+        self.resume_paused();
+        self.run_drain(now);
+        self.flush_lanes();
+        // Answers of jobs, and acks, leave in the tick they were made in.
+        self.run_links(now);
+        self.metrics.outbox_bytes.set(self.pool.bytes() as u64);
+    }
+
+    // --------------------------------------------------------------------------------------------------------- out --
+
+    /// The next socket with bytes to send and none in flight; of clients at most a slice per tick.
+    pub fn next_dirty(&mut self) -> Option<SocketId> {
+        while let Some(id) = self.dirty_links.pop_front() {
+            if self.links.get(id).is_some() {
+                return Some(SocketId::Link(id));
+            }
+        }
+        if self.flushed >= self.gateway.config.tick.slice {
+            return None;
+        }
+        while let Some(id) = self.dirty.pop_front() {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.dirty = false;
+                self.flushed += 1;
+                return Some(SocketId::Conn(id));
+            }
+        }
+        None
+    }
+
+    /// The bytes to be sent next; empty: none. They stay where they are until all of them are [`Shard::sent`], or the
+    /// socket is closed.
+    pub fn to_send(&mut self, now: Duration, socket: SocketId) -> &[u8] {
+        match socket {
+            SocketId::Conn(id) => match self.conns.get_mut(id) {
+                Some(conn) => {
+                    let ledger = &mut self.ledger;
+                    let mut drop = |job, outcome| ledger.decide(job, outcome, id);
+                    conn.outbox.freeze(&mut self.pool, now, &mut drop)
+                }
+                None => &[],
+            },
+            SocketId::Link(id) => self.links.get_mut(id).map_or(&[], |state| state.freeze()),
+        }
+    }
+
+    /// What else is to be done.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether a socket may be read; if not, [`Action::Resume`] tells when it may again.
+    #[must_use]
+    pub fn wants_bytes(&self, socket: SocketId) -> bool {
+        match socket {
+            SocketId::Conn(id) => self.conns.get(id).is_some_and(|conn| !conn.paused),
+            SocketId::Link(id) => self.links.get(id).is_some_and(|state| state.wants_bytes()),
+        }
+    }
+
+    /// Whether work was left over: let completions in, then tick again without waiting.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty()
+            || !self.dirty_links.is_empty()
+            || !self.fanouts.is_empty()
+            || self.links_ready()
+            || (!self.lanes.is_empty() && self.held_work.is_none())
+    }
+
+    /// When the next tick is due, whatever happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let conns = self.deadlines.next().map(Duration::from_millis);
+        // Neither room in a lane nor the next step of a drain announces itself: look again soon.
+        let room = self.waits_for_room().then_some(self.now + RETRY);
+        let drain = self.drain.is_some().then_some(self.now + drain::STEP);
+        let all = [conns, self.links.sweep, room, drain];
+        all.into_iter().flatten().min()
+    }
+
+    /// The shards to be woken: at most once each.
+    pub fn take_wakes(&mut self) -> impl Iterator<Item = ShardIndex> + '_ {
+        self.lanes.take_wakes()
+    }
+}

@@ -1,0 +1,420 @@
+//! From a command to outboxes: here, or through a lane to the shard that has them.
+
+use std::time::Duration;
+
+use gateway_proto::v1::RejectReason;
+
+use super::{
+    Shard,
+    jobs::{JobId, Owner},
+    outbox::{Full, Meta},
+};
+use crate::{
+    command::{Command, Delivery, Outcome, Push, Receipt, Target, Who},
+    config::WhenFull,
+    identity::{ConnId, ShardIndex, shard_of},
+    link::Rejection,
+    ws::{Opcode, frames},
+};
+
+/// A push, framed once for however many connections.
+#[derive(Debug)]
+pub struct Message {
+    /// The WebSocket frame.
+    frame: Vec<u8>,
+    delivery: Delivery,
+    expires_ms: u64,
+}
+
+/// Where a command comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// It may go to other shards.
+    pub whole_gateway: bool,
+    /// Who wants to know what becomes of it.
+    pub job: Option<JobId>,
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub enum Done {
+    /// It is in outboxes, in lanes, or found nobody.
+    Taken,
+    /// There is no room for it now. Nothing of it was done.
+    Blocked(Command),
+    /// It can't be done; the peer must act.
+    Refused(Rejection),
+}
+
+impl Shard {
+    /// Does one command, or as much as is this shard's.
+    pub(super) fn execute(&mut self, now: Duration, origin: Origin, command: Command) -> Done {
+        let settled;
+        let who = match &command {
+            Command::Settle(conn) => {
+                settled = Who::Conn(*conn);
+                &settled
+            }
+            Command::Push(Push { target, .. }) => match target {
+                Target::One(who) => who,
+                Target::Users(_) => return self.push_to_users(now, origin, command),
+                Target::Topic(_) | Target::Everyone => {
+                    return self.push_widely(now, origin, command);
+                }
+            },
+            Command::Subscribe { who, .. }
+            | Command::Unsubscribe { who, .. }
+            | Command::Disconnect { who, .. } => who,
+        };
+        match self.owner_of(who) {
+            Some(shard) if shard == self.index => self.execute_here(now, origin.job, command),
+            Some(shard) if !origin.whole_gateway => Done::Refused(self.wrong_shard(shard)),
+            Some(shard) if self.has_room(shard) => {
+                self.forward(shard, origin.job, own(command));
+                Done::Taken
+            }
+            Some(_) => Done::Blocked(command),
+            None => {
+                self.nobody(origin.job);
+                Done::Taken
+            }
+        }
+    }
+
+    /// Does a command whose target is of this shard.
+    fn execute_here(&mut self, now: Duration, job: Option<JobId>, command: Command) -> Done {
+        match command {
+            Command::Push(push) => {
+                if let Target::One(who) = &push.target
+                    && self.awaits_flush(who)
+                {
+                    return Done::Blocked(Command::Push(push));
+                }
+                self.push_here(now, job, push);
+                Done::Taken
+            }
+            Command::Settle(conn) => {
+                self.settled(now, conn);
+                Done::Taken
+            }
+            Command::Subscribe { who, topic } => self.subscribe(&who, &topic),
+            Command::Unsubscribe { who, topic } => {
+                self.unsubscribe(&who, &topic);
+                Done::Taken
+            }
+            Command::Disconnect { who, code, reason } => {
+                for conn in self.conns_of(&who) {
+                    self.close_conn(now, conn, code, &reason);
+                }
+                Done::Taken
+            }
+        }
+    }
+
+    /// The shard that has the target; `None`: no shard has.
+    fn owner_of(&self, who: &Who) -> Option<ShardIndex> {
+        match who {
+            Who::User(user) => {
+                Some(shard_of(user.as_bytes(), u32::from(self.lanes.shards())) as ShardIndex)
+            }
+            Who::Conn(conn) => (conn.shard() < self.lanes.shards()).then(|| conn.shard()),
+            Who::Gone => None,
+        }
+    }
+
+    fn wrong_shard(&self, owner: ShardIndex) -> Rejection {
+        let index = self.index;
+        let detail = format!("this is shard {index}; the target belongs to shard {owner}");
+        Rejection::new(RejectReason::WrongShard, detail)
+    }
+
+    /// A push for one user or connection of this shard.
+    fn push_here(&mut self, now: Duration, job: Option<JobId>, push: Push) {
+        let Push {
+            target: Target::One(who),
+            ..
+        } = &push
+        else {
+            debug_assert!(false, "wide pushes go another way");
+            return;
+        };
+        match who {
+            Who::User(user) => match self.users.find(user) {
+                Some(user) => {
+                    // By index: a delivery may close connections, but takes none of them off the list.
+                    let conns = self.users.get(user).conns.len();
+                    let message = self.message(now, &push);
+                    for at in 0..conns {
+                        if let Some(&id) = self.users.get(user).conns.get(at) {
+                            self.deliver(now, id, &message, job);
+                        }
+                    }
+                    self.recycle(message);
+                }
+                None => self.nobody(job),
+            },
+            Who::Conn(id) if self.conns.get(*id).is_some_and(|conn| conn.is_open()) => {
+                let message = self.message(now, &push);
+                self.deliver(now, *id, &message, job);
+                self.recycle(message);
+            }
+            Who::Conn(_) | Who::Gone => self.nobody(job),
+        }
+    }
+
+    fn push_to_users(&mut self, now: Duration, origin: Origin, command: Command) -> Done {
+        let Command::Push(Push {
+            target: Target::Users(users),
+            ..
+        }) = &command
+        else {
+            return Done::Taken;
+        };
+        let shards = u32::from(self.lanes.shards());
+        let mut groups: Vec<Vec<usize>> = vec![Vec::new(); shards as usize];
+        for (at, user) in users.iter().enumerate() {
+            groups[shard_of(user.as_bytes(), shards) as usize].push(at);
+        }
+        for (shard, group) in (0..).zip(&groups) {
+            if shard == self.index {
+                let mut here = group.iter().map(|at| users[*at].as_str());
+                if here.any(|user| self.user_awaits_flush(user)) {
+                    return Done::Blocked(command);
+                }
+                continue;
+            }
+            if group.is_empty() {
+                continue;
+            }
+            if !origin.whole_gateway {
+                return Done::Refused(self.wrong_shard(shard));
+            }
+            if !self.has_room(shard) {
+                return Done::Blocked(command);
+            }
+        }
+        let Command::Push(push) = command else {
+            return Done::Taken;
+        };
+        let Target::Users(users) = &push.target else {
+            return Done::Taken;
+        };
+        for (shard, group) in (0..).zip(&groups) {
+            if shard == self.index {
+                let message = self.message(now, &push);
+                for &at in group {
+                    self.deliver_to_user(now, &users[at], &message, origin.job);
+                }
+                self.recycle(message);
+            } else if !group.is_empty() {
+                let users = group.iter().map(|at| users[*at].clone()).collect();
+                let target = Target::Users(users);
+                let part = copy_for_lane(&push, target);
+                self.forward(shard, origin.job, Command::Push(part));
+            }
+        }
+        Done::Taken
+    }
+
+    /// Whether a connection of the target is to be flushed before it gets more.
+    fn awaits_flush(&self, who: &Who) -> bool {
+        match who {
+            Who::User(user) => self.user_awaits_flush(user),
+            Who::Conn(conn) => self.conn_awaits_flush(*conn),
+            Who::Gone => false,
+        }
+    }
+
+    fn user_awaits_flush(&self, user: &str) -> bool {
+        self.users.find(user).is_some_and(|user| {
+            let mut conns = self.users.get(user).conns.iter();
+            conns.any(|conn| self.conn_awaits_flush(*conn))
+        })
+    }
+
+    pub(super) fn conn_awaits_flush(&self, id: ConnId) -> bool {
+        let limits = &self.gateway.config.outbox;
+        let conn = self.conns.get(id);
+        conn.is_some_and(|conn| conn.outbox.awaits_flush(limits))
+    }
+
+    fn deliver_to_user(
+        &mut self,
+        now: Duration,
+        user: &str,
+        message: &Message,
+        job: Option<JobId>,
+    ) {
+        let Some(user) = self.users.find(user) else {
+            return self.nobody(job);
+        };
+        for at in 0..self.users.get(user).conns.len() {
+            if let Some(&id) = self.users.get(user).conns.get(at) {
+                self.deliver(now, id, message, job);
+            }
+        }
+    }
+
+    /// A push for a topic or for everyone: the part of this shard, and of all others if it is for the whole gateway.
+    fn push_widely(&mut self, now: Duration, origin: Origin, command: Command) -> Done {
+        let others = if origin.whole_gateway {
+            self.lanes.shards() - 1
+        } else {
+            0
+        };
+        let full = self.fanouts.len() >= self.gateway.config.limits.max_fanouts;
+        if full || (others > 0 && !self.lanes.others().all(|shard| self.has_room(shard))) {
+            return Done::Blocked(command);
+        }
+        let Command::Push(push) = command else {
+            return Done::Taken;
+        };
+        // Of several shards, each knows only whether it found somebody: a job of its own sums up.
+        let sum = origin.job.filter(|_| others > 0).map(|parent| {
+            let receipt = self
+                .ledger
+                .jobs
+                .get(parent)
+                .map_or(Receipt::None, |job| job.receipt);
+            self.ledger.jobs.open(parent);
+            self.ledger.jobs.start(Owner::Job(parent), receipt, true)
+        });
+        let job = sum.or(origin.job);
+        if others > 0 {
+            for shard in self.lanes.others() {
+                let part = copy_for_lane(&push, push.target.clone());
+                self.forward(shard, job, Command::Push(part));
+            }
+        }
+        let message = self.message(now, &push);
+        match &push.target {
+            Target::Topic(topic) => {
+                let members = self.topics.members(topic);
+                if members.is_empty() && self.fanouts.is_empty() {
+                    self.nobody(job);
+                } else {
+                    let members = members.to_vec();
+                    self.fan_out_to(now, message, members, job);
+                }
+            }
+            _ => self.fan_out_to_everyone(now, message, job),
+        }
+        if let Some(sum) = sum {
+            self.ledger.jobs.end(sum);
+        }
+        Done::Taken
+    }
+
+    /// Appends a message to one outbox. Whether it got there.
+    pub(super) fn deliver(
+        &mut self,
+        now: Duration,
+        id: ConnId,
+        message: &Message,
+        job: Option<JobId>,
+    ) -> bool {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_open()) else {
+            self.ledger.refuse(job, Outcome::Closed, Some(id));
+            return false;
+        };
+        let meta = Meta {
+            priority: message.delivery.priority,
+            expires_ms: message.expires_ms,
+            conflation: message.delivery.conflation.clone(),
+            job,
+            control: false,
+        };
+        let ledger = &mut self.ledger;
+        let limits = &self.gateway.config.outbox;
+        let pushed = conn.outbox.push(
+            &mut self.pool,
+            limits,
+            now,
+            &message.frame,
+            meta,
+            &mut |job, outcome| ledger.decide(job, outcome, id),
+        );
+        match pushed {
+            Ok(()) => {
+                if let Some(job) = job {
+                    self.ledger.jobs.deliver(job);
+                }
+                self.mark_dirty(id);
+                true
+            }
+            Err(Full) => {
+                self.ledger.refuse(job, Outcome::DroppedSlow, Some(id));
+                if limits.when_full == WhenFull::Close {
+                    self.close_slow(now, id);
+                }
+                false
+            }
+        }
+    }
+
+    fn nobody(&mut self, job: Option<JobId>) {
+        self.ledger.refuse(job, Outcome::NoTarget, None);
+    }
+
+    /// Frames a push into the shard's scratch buffer.
+    fn message(&mut self, now: Duration, push: &Push) -> Message {
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        let opcode = if push.text {
+            Opcode::Text
+        } else {
+            Opcode::Binary
+        };
+        frames::encode(opcode, &push.payload, &mut frame);
+        let expires_ms = match push.delivery.ttl_ms {
+            0 => u64::MAX,
+            ttl => now.as_millis() as u64 + u64::from(ttl),
+        };
+        Message {
+            frame,
+            delivery: push.delivery.clone(),
+            expires_ms,
+        }
+    }
+
+    fn recycle(&mut self, message: Message) {
+        if message.frame.capacity() <= LARGEST_SCRATCH {
+            self.scratch = message.frame;
+        }
+    }
+
+    fn conns_of(&self, who: &Who) -> Vec<ConnId> {
+        match who {
+            Who::User(user) => {
+                let user = self.users.find(user);
+                user.map_or(Vec::new(), |user| self.users.get(user).conns.clone())
+            }
+            Who::Conn(conn) => vec![*conn],
+            Who::Gone => Vec::new(),
+        }
+    }
+}
+
+/// A larger buffer goes back to the allocator.
+const LARGEST_SCRATCH: usize = 64 << 10;
+
+/// The payload copied: a slice of a link's receive buffer must neither keep all of it alive on another shard, nor have
+/// its count touched by two threads for each message.
+fn copy_for_lane(push: &Push, target: Target) -> Push {
+    Push {
+        target,
+        payload: bytes::Bytes::copy_from_slice(&push.payload),
+        text: push.text,
+        delivery: push.delivery.clone(),
+    }
+}
+
+fn own(command: Command) -> Command {
+    match command {
+        Command::Push(mut push) => {
+            push.payload = bytes::Bytes::copy_from_slice(&push.payload);
+            Command::Push(push)
+        }
+        other => other,
+    }
+}
