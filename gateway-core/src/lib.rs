@@ -3,6 +3,12 @@
 //! A shard is a pure state machine; a driver moves its bytes. The modules stand here in the order in which data flows;
 //! each imports only from those below it (a test reads the sources and checks that).
 
+// Settings → lanes, listeners, pinned threads → join.
+pub mod bootstrap;
+
+// Moves bytes between sockets and shards.
+pub mod driver;
+
 // The state machine: connections, users, topics, outboxes, deadlines.
 pub mod shard;
 

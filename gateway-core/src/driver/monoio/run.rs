@@ -1,0 +1,201 @@
+//! The tick: what the runtime's main future does whenever something is ready or due.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    os::fd::AsFd,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::{
+    driver::{
+        Clock, Seat,
+        mailbox::{Mailbox, Order, Port},
+    },
+    identity::SocketId,
+    metrics::Metrics,
+    shard::Shard,
+};
+
+use super::{
+    accept::{Listener, Peers},
+    pump::Pump,
+    read::LINK_READ,
+    ready,
+    socket::{Fd, Interest},
+    table::Table,
+    timer::Timer,
+};
+
+/// The longest sleep: a shard that is alive shows it by ticking.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// One shard with its sockets.
+pub(super) struct Reactor {
+    pub(super) shard: Shard,
+    pub(super) table: Table,
+    /// `None`: closed.
+    pub(super) listeners: Vec<Option<Listener>>,
+    pub(super) mailbox: Mailbox,
+    pub(super) bell: Fd,
+    pub(super) bell_interest: Interest,
+    pub(super) ports: Vec<Port>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
+    /// All reads of all sockets go through this one buffer.
+    pub(super) buffer: Box<[u8]>,
+    pub(super) conn_bytes: usize,
+    pub(super) link_bytes: usize,
+    /// Links with data, in the order of their turns; their interest is `Ready`.
+    pub(super) links: VecDeque<SocketId>,
+    /// Sockets that were read in this tick, or are wanted again.
+    pub(super) rearm: Vec<SocketId>,
+    /// Something is left for the next tick, which must not wait.
+    pub(super) again: bool,
+    pump: Pump,
+    timer: Timer,
+}
+
+/// Runs a shard until it has drained or is stopped.
+pub(super) async fn run(seat: Seat, up: impl FnOnce()) -> io::Result<()> {
+    ready::clear();
+    let tick = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    ready::on_ready(tick.clone());
+    let mut reactor = Reactor::new(seat, Pump::start(tick))?;
+    up();
+    poll_fn(|cx| reactor.poll(cx)).await;
+    reactor.hang_up();
+    Ok(())
+}
+
+impl Reactor {
+    fn new(seat: Seat, pump: Pump) -> io::Result<Self> {
+        let tick = &seat.gateway.config.tick;
+        let (conn_bytes, link_bytes) = (tick.conn_bytes.max(1), tick.link_bytes.max(1));
+        let mut listeners = vec![Some(Listener::new(
+            Fd::new(seat.ws.into())?,
+            Peers::Clients,
+        ))];
+        for grpc in seat.grpc {
+            listeners.push(Some(Listener::new(Fd::new(grpc.into())?, Peers::Services)));
+        }
+        let bell = Fd::new(seat.mailbox.bell().as_fd().try_clone_to_owned()?)?;
+        let mut reactor = Self {
+            shard: Shard::new(
+                seat.gateway,
+                Arc::clone(&seat.metrics),
+                seat.lanes,
+                seat.seed,
+            ),
+            table: Table::default(),
+            listeners,
+            mailbox: seat.mailbox,
+            bell,
+            bell_interest: Interest::Idle,
+            ports: seat.ports,
+            metrics: seat.metrics,
+            clock: seat.clock,
+            buffer: vec![0; conn_bytes.max(LINK_READ)].into(),
+            conn_bytes,
+            link_bytes,
+            links: VecDeque::new(),
+            rearm: Vec::new(),
+            again: false,
+            pump,
+            timer: Timer::new(&seat.clock),
+        };
+        reactor.await_bell();
+        Ok(reactor)
+    }
+
+    /// One tick. Ready: the shard has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = self.now();
+        self.again = false;
+        self.mailbox.bell().wake_up();
+        if self.take_orders(now) {
+            return Poll::Ready(());
+        }
+        self.take_ready(now);
+        self.read_links(now);
+        self.shard.tick(now);
+        self.flush();
+        self.act();
+        // New sockets come after the actions: a slot that the shard gives anew is free here too by now.
+        self.accept(now);
+        self.adopt(now);
+        self.rearm();
+        self.ring_others();
+        self.count(now);
+        if self.shard.is_drained() {
+            return Poll::Ready(());
+        }
+        self.rest(cx);
+        Poll::Pending
+    }
+
+    /// Closes everything. The kernel takes a ring down by and by, and until then its pending polls keep listeners and
+    /// connections open: they are shut down first.
+    fn hang_up(&mut self) {
+        for listener in self.listeners.drain(..).flatten() {
+            listener.hang_up();
+        }
+        for socket in self.table.drain() {
+            socket.hang_up();
+        }
+    }
+
+    /// Follows orders. True: stop at once.
+    fn take_orders(&mut self, now: Duration) -> bool {
+        while let Some(order) = self.mailbox.next_order() {
+            match order {
+                Order::Drain => self.shard.drain(now),
+                Order::Stop => return true,
+            }
+        }
+        false
+    }
+
+    fn count(&self, started: Duration) {
+        let now = self.now();
+        self.metrics.ticks.add(1);
+        self.metrics
+            .tick_nanos
+            .record((now - started).as_nanos() as u64);
+        self.metrics.heartbeat_nanos.set(now.as_nanos() as u64);
+    }
+
+    /// Goes on after a look at the completions if something is left; sleeps otherwise, until the next deadline at most.
+    fn rest(&mut self, cx: &mut Context<'_>) {
+        let now = self.now();
+        let deadline = self.next_deadline(now);
+        if self.again
+            || self.shard.has_work()
+            || !ready::is_empty()
+            || !self.links.is_empty()
+            || deadline <= now
+        {
+            return self.pump.again();
+        }
+        let bell = self.mailbox.bell();
+        bell.fall_asleep();
+        // What came before the bell knew is in the mailbox, or work in the lanes.
+        if self.mailbox.is_empty() && !self.shard.has_work() {
+            self.timer.wake_at(&self.clock, deadline, cx);
+        } else {
+            bell.wake_up();
+            self.pump.again();
+        }
+    }
+
+    fn next_deadline(&self, now: Duration) -> Duration {
+        let listeners = self.listeners.iter().flatten();
+        listeners
+            .filter_map(Listener::deadline)
+            .chain(self.shard.next_deadline())
+            .fold(now + HEARTBEAT, Duration::min)
+    }
+}
