@@ -3,10 +3,16 @@
 //! A shard is a pure state machine; a driver moves its bytes. The modules stand here in the order in which data flows;
 //! each imports only from those below it (a test reads the sources and checks that).
 
+// The command line.
+pub mod cli;
+
 // Settings → lanes, listeners, pinned threads → join.
 pub mod bootstrap;
 
-// Moves bytes between sockets and shards.
+// Health and metrics, on a thread of its own; never on a data path.
+pub mod control;
+
+// Moves bytes between sockets and shards. Sockets, clock and timers live here and above, not below.
 pub mod driver;
 
 // The state machine: connections, users, topics, outboxes, deadlines.

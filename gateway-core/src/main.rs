@@ -1,2 +1,7 @@
-//! The gateway.
-fn main() {}
+//! The binary `ringway`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gateway_core::cli::main()
+}

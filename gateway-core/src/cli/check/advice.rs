@@ -1,0 +1,126 @@
+//! The advice of `tuning/`: what is wanted, and why.
+
+use std::ops::Not;
+
+/// Sysctls, as sysctl.d(5) has them, each under a comment with bound, reason and source.
+const SYSCTLS: &str = include_str!("../../../../tuning/99-ringway.conf");
+/// Process limits, as limits.conf(5) has them, under such comments too.
+const LIMITS: &str = include_str!("../../../../tuning/limits.conf");
+
+/// One line of advice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// The sysctl, or the limit's item (`nofile`).
+    pub(super) key: String,
+    pub(super) wanted: u64,
+    pub(super) bound: Bound,
+    /// The first sentence of the comment.
+    pub(super) reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    AtLeast,
+    AtMost,
+}
+
+/// What `tuning/99-ringway.conf` says.
+pub(super) fn sysctls() -> Vec<Advice> {
+    parse(SYSCTLS, |line| {
+        line.split_once('=')
+            .map(|(key, value)| (key.trim(), value.trim()))
+    })
+}
+
+/// What `tuning/limits.conf` says about `item`.
+pub(super) fn limit(item: &str) -> Option<Advice> {
+    let limits = parse(LIMITS, |line| {
+        let mut words = line.split_whitespace().skip(2);
+        Some((words.next()?, words.next()?))
+    });
+    limits.into_iter().find(|advice| advice.key == item)
+}
+
+impl Advice {
+    pub(super) fn is_followed_by(&self, actual: u64) -> bool {
+        match self.bound {
+            Bound::AtLeast => actual >= self.wanted,
+            Bound::AtMost => actual <= self.wanted,
+        }
+    }
+
+    /// "at least 65535".
+    pub(super) fn wanted(&self) -> String {
+        let bound = match self.bound {
+            Bound::AtLeast => "at least",
+            Bound::AtMost => "at most",
+        };
+        format!("{bound} {}", self.wanted)
+    }
+}
+
+/// Each setting with the comment above it; a comment that a blank line parts from what follows belongs to nothing.
+fn parse(file: &str, setting: impl Fn(&str) -> Option<(&str, &str)>) -> Vec<Advice> {
+    let mut found = Vec::new();
+    let mut comment = String::new();
+    for line in file.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix('#') {
+            comment.push_str(text);
+            continue;
+        }
+        let comment = std::mem::take(&mut comment);
+        let advice = setting(line).and_then(|(key, value)| advice(key, value, comment.trim()));
+        found.extend(advice);
+    }
+    found
+}
+
+fn advice(key: &str, value: &str, comment: &str) -> Option<Advice> {
+    let (bound, reason) = match comment.split_once(": ")? {
+        ("at least", reason) => (Bound::AtLeast, reason),
+        ("at most", reason) => (Bound::AtMost, reason),
+        _ => return None,
+    };
+    let reason = reason.split(". ").next()?.split(" source: ").next()?;
+    let reason = reason.trim_end_matches('.').to_owned();
+    reason.is_empty().not().then_some(Advice {
+        key: key.to_owned(),
+        wanted: value.parse().ok()?,
+        bound,
+        reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A line whose comment lacks bound, reason or source would silently not be checked.
+    #[test]
+    fn every_line_of_the_tuning_files_is_advice_with_a_source() {
+        for (file, found) in [
+            (SYSCTLS, sysctls().len()),
+            (
+                LIMITS,
+                ["nofile", "memlock"].into_iter().filter_map(limit).count(),
+            ),
+        ] {
+            let is_setting = |line: &&str| !line.is_empty() && !line.starts_with('#');
+            assert_eq!(file.lines().filter(is_setting).count(), found);
+            assert_eq!(file.matches("\n# source: ").count(), found);
+        }
+    }
+
+    #[test]
+    fn advice_is_read_with_its_bound_and_reason() {
+        let all = sysctls();
+        let advice = all
+            .iter()
+            .find(|advice| advice.key == "net.ipv4.tcp_slow_start_after_idle")
+            .unwrap();
+        assert_eq!(advice.bound, Bound::AtMost);
+        assert!(advice.is_followed_by(0) && !advice.is_followed_by(1));
+        assert!(advice.reason.starts_with("0 keeps the congestion window"));
+        assert!(!advice.reason.contains("source"), "{}", advice.reason);
+    }
+}

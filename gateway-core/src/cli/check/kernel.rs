@@ -1,0 +1,106 @@
+//! What the kernel allows: io_uring and sysctls.
+
+use std::{fs, io};
+
+use super::{Finding, Level, advice};
+use crate::{
+    config::{Config, DriverChoice},
+    driver::monoio::probe,
+};
+
+/// Builds a ring, as the driver would.
+pub(super) fn io_uring(choice: DriverChoice) -> Finding {
+    let about = "io_uring";
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    if choice == DriverChoice::Epoll {
+        return Finding::ok(about, "not asked for: shards.driver = \"epoll\"");
+    }
+    match probe() {
+        Ok(flags) if flags.cooperative => Finding::ok(about, format!("works (Linux {release})")),
+        Ok(_) => Finding::warn(
+            about,
+            format!("works, but Linux {release} lacks cooperative task running"),
+            "use Linux 6.0 or later",
+        ),
+        Err(error) => {
+            let level = match choice {
+                DriverChoice::IoUring => Level::Fail,
+                _ => Level::Warn,
+            };
+            let text = format!("not available on Linux {release}: {error}; epoll is used instead");
+            Finding::new(level, about, text, way_to_io_uring(&error))
+        }
+    }
+}
+
+/// For example `6.18.4`.
+fn release() -> String {
+    let name = rustix::system::uname();
+    name.release().to_string_lossy().into_owned()
+}
+
+/// Whether this kernel is of that version or a later one.
+pub(super) fn is_from(major: u32, minor: u32) -> bool {
+    let release = release();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok());
+    (number().unwrap_or(0), number().unwrap_or(0)) >= (major, minor)
+}
+
+/// Who forbids it, as far as one can tell.
+fn way_to_io_uring(error: &io::Error) -> String {
+    let disabled = sysctl("kernel.io_uring_disabled").unwrap_or(0);
+    match error.kind() {
+        _ if disabled > 0 => {
+            format!("kernel.io_uring_disabled is {disabled}: set it to 0 (tuning/99-ringway.conf)")
+        }
+        io::ErrorKind::PermissionDenied => {
+            "a seccomp filter forbids it: give the container a profile that allows io_uring_setup, io_uring_enter and \
+             io_uring_register"
+                .to_owned()
+        }
+        io::ErrorKind::OutOfMemory => "raise the memlock limit (tuning/limits.conf)".to_owned(),
+        _ => "use Linux 5.19 or later, or a sandbox that offers io_uring".to_owned(),
+    }
+}
+
+/// The kernel cuts a listener's backlog in silence.
+pub(super) fn backlog(config: &Config) -> Finding {
+    let wanted = u64::from(config.ws.backlog);
+    match sysctl("net.core.somaxconn") {
+        Some(most) if most < wanted => Finding::warn(
+            "backlog",
+            format!("ws.backlog = {wanted} is cut to net.core.somaxconn = {most}"),
+            format!("sysctl -w net.core.somaxconn={wanted}"),
+        ),
+        _ => Finding::ok("backlog", format!("{wanted} per shard")),
+    }
+}
+
+/// Every sysctl of `tuning/99-ringway.conf` that this kernel has.
+pub(super) fn sysctls() -> Vec<Finding> {
+    let judge = |advice: advice::Advice| {
+        let actual = sysctl(&advice.key)?;
+        let (key, wanted) = (&advice.key, advice.wanted);
+        if advice.is_followed_by(actual) {
+            return Some(Finding::ok(key, actual.to_string()));
+        }
+        let text = format!(
+            "{actual}, {} is wanted ({})",
+            advice.wanted(),
+            advice.reason
+        );
+        let advice = format!("sysctl -w {key}={wanted}, for good: tuning/99-ringway.conf");
+        Some(Finding::warn(key, text, advice))
+    };
+    advice::sysctls().into_iter().filter_map(judge).collect()
+}
+
+/// `None`: this kernel, or this network namespace, has no such setting.
+fn sysctl(key: &str) -> Option<u64> {
+    let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,160 @@
+//! `ringway serve`, and what `demo` shares with it: a gateway from its start to its end.
+
+use std::{io::Write, process::ExitCode, thread};
+
+use anyhow::anyhow;
+use clap::Args;
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+use super::{FAILED, NOT_STARTED, settings::Settings, signals::Signals};
+use crate::{
+    bootstrap::{self, Extras, Running},
+    config::Config,
+    control::{Control, Subject},
+};
+
+/// Exit codes of everything that runs a gateway.
+pub(super) const EXIT_CODES: &str = "\
+The first SIGTERM or SIGINT drains, a second one ends at once.
+
+Exit codes:
+  0  drained
+  1  a second signal ended it before, or a shard failed
+  2  not started: wrong flags or settings, or a resource that is not there";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    /// What is logged, for example: debug, or info,gateway_core::driver=debug.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "RINGWAY_LOG",
+        default_value = "info"
+    )]
+    log: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Something that the operator must change before a gateway can run.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct NotStarted(anyhow::Error);
+
+/// Loads the settings, starts the log, and runs what the subcommand is about.
+pub(super) fn run(
+    arguments: &Arguments,
+    command: impl FnOnce(Config) -> anyhow::Result<()>,
+) -> ExitCode {
+    let result = prepare(arguments).map_err(not_started).and_then(command);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringway: {error:#}");
+            ExitCode::from(match error.is::<NotStarted>() {
+                true => NOT_STARTED,
+                false => FAILED,
+            })
+        }
+    }
+}
+
+/// A gateway and nothing else.
+pub(super) fn serve(config: Config) -> anyhow::Result<()> {
+    host(config, Extras::default(), |_| Ok(()))
+}
+
+/// Runs a gateway until a signal, or someone with its `Remote`, has drained it. `started` is called when every shard
+/// accepts, before the gateway says that it is ready.
+///
+/// # Errors
+/// The gateway cannot start, `started` fails, or a shard does.
+pub(super) fn host(
+    config: Config,
+    extras: Extras,
+    started: impl FnOnce(&Running) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let signals = Signals::catch().map_err(|error| not_started(error.into()))?;
+    let admin = config.admin.listen;
+    let control = Control::start(&config.admin)
+        .map_err(|error| not_started(anyhow!("admin.listen: cannot listen on {admin}: {error}")))?;
+    let running = bootstrap::start(config, extras).map_err(|error| not_started(error.into()))?;
+    if let Err(error) = started(&running) {
+        running.stop_now();
+        // The error that counts is the one at hand.
+        let _ = running.join();
+        return Err(not_started(error));
+    }
+    control.serving(subject(&running));
+    announce(&running, &control);
+    wait(running, &control, signals)
+}
+
+fn prepare(arguments: &Arguments) -> anyhow::Result<Config> {
+    let (config, _) = arguments.settings.load()?;
+    let filter = EnvFilter::builder()
+        .parse(&arguments.log)
+        .map_err(|error| anyhow!("--log = {:?}: {error}; allowed: debug, or info,gateway_core::driver=debug and the like", arguments.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init()
+        .map_err(|error| anyhow!("cannot start the log: {error}"))?;
+    Ok(config)
+}
+
+fn not_started(error: anyhow::Error) -> anyhow::Error {
+    NotStarted(error).into()
+}
+
+fn subject(running: &Running) -> Subject {
+    let (gateway, clock) = (&running.gateway, running.clock);
+    Subject {
+        metrics: running.metrics.clone(),
+        clock: Box::new(move || clock.now()),
+        id: gateway.id.clone(),
+        epoch: gateway.epoch,
+        version: gateway.version.to_owned(),
+        driver: gateway.driver.clone(),
+    }
+}
+
+/// For whoever started this process: scripts and tests wait for this line. That nobody reads it is no error.
+fn announce(running: &Running, control: &Control) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(
+        stdout,
+        "ringway ready ws={} grpc={} admin={} shards={}",
+        running.ws,
+        running.grpc,
+        control.address(),
+        running.metrics.len()
+    );
+    let _ = stdout.flush();
+}
+
+fn wait(running: Running, control: &Control, signals: Signals) -> anyhow::Result<()> {
+    let remote = running.remote();
+    let drain = || {
+        tracing::info!("draining; a second signal ends the process at once");
+        control.draining();
+        remote.drain();
+    };
+    let at_once = || {
+        tracing::warn!("ended by a second signal before the drain was over");
+        std::process::exit(FAILED.into());
+    };
+    thread::scope(|scope| {
+        let (ended, over) = oneshot::channel();
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn_scoped(scope, || signals.watch(drain, at_once, over))?;
+        let end = running.join();
+        // Lets go of the thread of signals.
+        drop(ended);
+        Ok(end?)
+    })
+}

@@ -1,0 +1,227 @@
+//! The admin port as probes and Prometheus see it, over a fake gateway of two shards whose clock the test sets.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{Control, Subject};
+use crate::{config, metrics::Metrics};
+
+struct Fake {
+    control: Control,
+    metrics: Vec<Arc<Metrics>>,
+    /// Milliseconds on the gateway's clock.
+    clock: Arc<AtomicU64>,
+}
+
+impl Fake {
+    fn start() -> Self {
+        let config = config::Admin {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            stalled_after_ms: 1000,
+        };
+        Self {
+            control: Control::start(&config).unwrap(),
+            metrics: (0..2).map(|shard| Arc::new(Metrics::new(shard))).collect(),
+            clock: Arc::default(),
+        }
+    }
+
+    fn serve(&self) {
+        let clock = Arc::clone(&self.clock);
+        self.control.serving(Subject {
+            metrics: self.metrics.clone(),
+            clock: Box::new(move || Duration::from_millis(clock.load(Relaxed))),
+            id: "a \"quoted\"\\name".into(),
+            epoch: u64::MAX,
+            version: "0.1.0".into(),
+            driver: "monoio (epoll)".into(),
+        });
+    }
+
+    /// Status, head and body.
+    fn get(&self, path: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.control.address()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head[9..12].parse().unwrap();
+        (status, head.to_lowercase(), body.to_owned())
+    }
+}
+
+#[test]
+fn ready_only_between_start_and_drain() {
+    let fake = Fake::start();
+    assert_eq!(fake.get("/readyz").0, 503);
+    assert_eq!(fake.get("/healthz").0, 200, "starting is no illness");
+    fake.serve();
+    assert_eq!(fake.get("/readyz").0, 200);
+    fake.control.draining();
+    let (status, _, body) = fake.get("/readyz");
+    assert_eq!((status, body.as_str()), (503, "draining\n"));
+    assert_eq!(fake.get("/other").0, 404);
+}
+
+// Shard 1 stops ticking while shard 0 goes on: the answer must name shard 1 alone.
+#[test]
+fn health_fails_and_names_the_shard_that_stops_ticking() {
+    let fake = Fake::start();
+    fake.serve();
+    fake.clock.store(1_000, Relaxed);
+    assert_eq!(fake.get("/healthz").0, 200, "just within the limit");
+    fake.clock.store(1_500, Relaxed);
+    fake.metrics[0].heartbeat_nanos.set(1_400_000_000);
+    let (status, _, body) = fake.get("/healthz");
+    assert_eq!(status, 503);
+    let message = "shard 1 has not ticked for 1500 ms (admin.stalled_after_ms = 1000)\n";
+    assert_eq!(body, message);
+    fake.metrics[1].heartbeat_nanos.set(1_450_000_000);
+    assert_eq!(fake.get("/healthz").0, 200, "it has come back");
+    // Shards end one after another in a drain: a restart would only lose what is being flushed.
+    fake.clock.store(60_000, Relaxed);
+    fake.control.draining();
+    assert_eq!(fake.get("/healthz").0, 200);
+}
+
+#[test]
+fn metrics_tell_what_shards_counted() {
+    let fake = Fake::start();
+    fake.serve();
+    let shard = &fake.metrics[1];
+    shard.connections.set(7);
+    shard.messages_out_client.add(5);
+    shard.crossings.add("push", 3);
+    shard.tick_nanos.record(1 << 20);
+    shard.tick_nanos.record(u64::MAX >> 20);
+    shard.messages_per_send.record_many(1, 4);
+    shard.messages_per_send.record(4);
+    let (status, head, body) = fake.get("/metrics");
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    let samples = parse(&body);
+    let expected = [
+        ("ringway_ready", "1"),
+        (
+            "ringway_build_info{version=\"0.1.0\",driver=\"monoio (epoll)\"}",
+            "1",
+        ),
+        (
+            "ringway_gateway_info{gateway=\"a \\\"quoted\\\"\\\\name\",epoch=\"18446744073709551615\"}",
+            "1",
+        ),
+        ("ringway_connections{shard=\"0\"}", "0"),
+        ("ringway_connections{shard=\"1\"}", "7"),
+        ("ringway_messages_out_total{shard=\"1\",to=\"client\"}", "5"),
+        ("ringway_crossings_total{shard=\"1\",kind=\"push\"}", "3"),
+        ("ringway_closed_total{shard=\"0\",code=\"4408\"}", "0"),
+        // 2^20 ns are below 2^21 ns, and not below 2^20.
+        (
+            "ringway_tick_seconds_bucket{shard=\"1\",le=\"0.001048576\"}",
+            "0",
+        ),
+        (
+            "ringway_tick_seconds_bucket{shard=\"1\",le=\"0.002097152\"}",
+            "1",
+        ),
+        ("ringway_tick_seconds_bucket{shard=\"1\",le=\"+Inf\"}", "2"),
+        ("ringway_tick_seconds_count{shard=\"1\"}", "2"),
+        // Whole numbers have bounds that include them.
+        (
+            "ringway_messages_per_send_bucket{shard=\"1\",le=\"1\"}",
+            "4",
+        ),
+        (
+            "ringway_messages_per_send_bucket{shard=\"1\",le=\"3\"}",
+            "4",
+        ),
+        (
+            "ringway_messages_per_send_bucket{shard=\"1\",le=\"7\"}",
+            "5",
+        ),
+        ("ringway_messages_per_send_sum{shard=\"1\"}", "8"),
+    ];
+    for (sample, value) in expected {
+        assert_eq!(
+            samples.get(sample).map(String::as_str),
+            Some(value),
+            "{sample}"
+        );
+    }
+}
+
+#[test]
+fn every_metric_stands_in_the_operators_page() {
+    let fake = Fake::start();
+    fake.serve();
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operation.md"))
+            .unwrap();
+    let body = fake.get("/metrics").2;
+    let names = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split(' ').next().unwrap());
+    let missing: Vec<_> = names
+        .filter(|name| !page.contains(&format!("`{name}")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/operation.md: {missing:?}");
+}
+
+/// Samples by name and labels. Fails on anything the text format does not allow: samples before their TYPE or apart from
+/// it, a sample twice, a value that is no number, histogram buckets that fall.
+fn parse(page: &str) -> HashMap<String, String> {
+    let mut samples = HashMap::new();
+    let mut metrics = HashSet::new();
+    let (mut metric, mut kind, mut helped) = ("", "", "");
+    let mut bucket = (String::new(), 0);
+    assert!(page.ends_with('\n'));
+    for line in page.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            helped = help.split_once(' ').expect("a help text").0;
+            continue;
+        }
+        if let Some(declared) = line.strip_prefix("# TYPE ") {
+            (metric, kind) = declared.split_once(' ').expect("a type");
+            assert_eq!(metric, helped, "HELP and TYPE stand together");
+            assert!(metrics.insert(metric), "{metric} twice");
+            assert_eq!(kind == "counter", metric.ends_with("_total"), "{metric}");
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        let name = sample.split('{').next().unwrap();
+        let suffix = name.strip_prefix(metric).expect("below its TYPE");
+        match kind {
+            "histogram" => assert!(["_bucket", "_sum", "_count"].contains(&suffix), "{line}"),
+            _ => assert_eq!(suffix, "", "{line}"),
+        }
+        let number: f64 = value.parse().expect("a number");
+        if suffix == "_bucket" {
+            let (series, _) = sample.split_once(",le=").expect("a bound");
+            let falls = bucket.0 == series && number < f64::from(bucket.1);
+            assert!(!falls, "{line}");
+            bucket = (series.to_owned(), number as u32);
+        }
+        let before = samples.insert(sample.to_owned(), value.to_owned());
+        assert!(before.is_none(), "{sample} twice");
+    }
+    samples
+}

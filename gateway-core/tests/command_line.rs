@@ -1,0 +1,279 @@
+//! The binary as operators and scripts meet it: ready line, signals, exit codes, `push` to a real WebSocket.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ringway(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
+    command.args(arguments).env("RINGWAY_CONFIG", "/dev/null");
+    command
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = ringway(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// Status and body.
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+/// A gateway on ports of the kernel's choice.
+struct Gateway {
+    process: Child,
+    ws: SocketAddr,
+    grpc: String,
+    admin: SocketAddr,
+}
+
+impl Gateway {
+    fn start(settings: &[&str]) -> Self {
+        Self::start_as("serve", settings)
+    }
+
+    fn start_as(command: &str, settings: &[&str]) -> Self {
+        let any = "127.0.0.1:0";
+        let mut process = ringway(&[
+            command, "--ws", any, "--grpc", any, "--admin", any, "--shards", "2", "--log", "warn",
+        ])
+        .args(settings)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut lines = stdout.lines().map(Result::unwrap);
+        let line = lines
+            .find(|line| line.starts_with("ringway ready "))
+            .unwrap();
+        let words: Vec<_> = line.split(' ').collect();
+        let address = |at: usize, name: &str| words[at].strip_prefix(name).unwrap().to_owned();
+        assert_eq!(words[5..], ["shards=2"], "{line}");
+        Self {
+            process,
+            ws: address(2, "ws=").parse().unwrap(),
+            grpc: address(3, "grpc="),
+            admin: address(4, "admin=").parse().unwrap(),
+        }
+    }
+
+    fn connect(&self, user: &str) -> WebSocket<TcpStream> {
+        self.open(&format!("/ws?user={user}"))
+    }
+
+    fn open(&self, path: &str) -> WebSocket<TcpStream> {
+        let stream = TcpStream::connect(self.ws).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let url = format!("ws://{}{path}", self.ws);
+        tungstenite::client(url, stream).unwrap().0
+    }
+
+    fn push(&self, arguments: &[&str]) -> (i32, String, String) {
+        run(&[&["push", "--gateway", &self.grpc], arguments].concat())
+    }
+
+    fn admin(&self, path: &str) -> (u16, String) {
+        get(self.admin, path)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_child(&self.process);
+        kill_process(id, signal).unwrap();
+    }
+
+    /// The exit code, once it has ended.
+    fn end(mut self) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code().expect("not killed");
+            }
+            std::thread::yield_now();
+        }
+        panic!("the gateway does not end");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+// Users of both shards get their text through the common port, then the drain closes them with 1012 and ends the process.
+#[test]
+fn a_gateway_pushes_and_drains() {
+    let gateway = Gateway::start(&["--set", "drain.spread_ms=100"]);
+    assert_eq!(gateway.admin("/readyz"), (200, "ready\n".into()));
+    let users = ["alice", "bob", "carol", "dave"];
+    let mut clients = users.map(|user| gateway.connect(user));
+    for user in users {
+        let (code, stdout, stderr) = gateway.push(&["--user", user, "--text", "hi"]);
+        assert_eq!(
+            (code, stdout.as_str()),
+            (0, "delivered=1 no_target=0 dropped=0 rejected=0\n"),
+            "{stderr}"
+        );
+    }
+    let (code, stdout, _) = gateway.push(&["--everyone", "--text", "all", "--binary"]);
+    assert_eq!(code, 0);
+    assert!(stdout.starts_with("delivered=4 "), "{stdout}");
+    for client in &mut clients {
+        assert_eq!(client.read().unwrap(), Message::text("hi"));
+        assert_eq!(client.read().unwrap(), Message::binary(&b"all"[..]));
+    }
+    let metrics = gateway.admin("/metrics").1;
+    let has = |sample: &str| metrics.lines().any(|line| line == sample);
+    let driver = ["monoio (io_uring)", "monoio (epoll)"];
+    let info = |driver| format!("ringway_build_info{{version=\"0.1.0\",driver=\"{driver}\"}} 1");
+    assert!(driver.map(info).iter().any(|info| has(info)), "{metrics}");
+
+    gateway.signal(Signal::TERM);
+    for mut client in clients {
+        let Message::Close(Some(close)) = client.read().unwrap() else {
+            panic!("no Close");
+        };
+        assert_eq!(u16::from(close.code), 1012);
+        // Answers the Close.
+        while client.read().is_ok() {}
+    }
+    assert_eq!(gateway.end(), 0);
+}
+
+// The drain would take an hour.
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let gateway = Gateway::start(&["--set", "drain.spread_ms=3600000"]);
+    let _clients: Vec<_> = (0..8)
+        .map(|user| gateway.connect(&user.to_string()))
+        .collect();
+    gateway.signal(Signal::INT);
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.admin("/readyz") != (503, "draining\n".into()) {
+        assert!(Instant::now() < deadline, "it does not drain");
+    }
+    assert_eq!(gateway.admin("/healthz").0, 200);
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.end(), 1);
+}
+
+#[test]
+fn exit_codes_of_push_tell_what_became_of_the_message() {
+    let gateway = Gateway::start(&[]);
+    let (code, stdout, _) = gateway.push(&["--user", "nobody", "--text", "hi"]);
+    let counts = "delivered=0 no_target=1 dropped=0 rejected=0\n";
+    assert_eq!((code, stdout.as_str()), (3, counts));
+    assert_eq!(gateway.push(&["--connection", "1:2", "--text", "hi"]).0, 3);
+    let (code, _, stderr) = gateway.push(&["--topic", "", "--text", "hi"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert_eq!(gateway.push(&["--text", "for whom?"]).0, 2);
+
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let (code, _, stderr) = run(&["push", "--gateway", &address, "--everyone", "--text", "hi"]);
+    assert_eq!(code, 6);
+    assert!(stderr.contains("cannot connect"), "{stderr}");
+}
+
+// Something listens and never answers.
+#[test]
+fn push_gives_up_in_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let push = ["push", "--gateway", &address, "--everyone", "--text", "hi"];
+    let (code, _, stderr) = run(&[&push[..], &["--timeout", "200ms"]].concat());
+    assert_eq!(code, 6, "{stderr}");
+}
+
+#[test]
+fn what_prevents_a_start_is_told_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let cases: [(&[&str], &str); 5] = [
+        (
+            &["--shards", "2000"],
+            "ringway: --shards: shards.count = 2000 is refused; allowed: 0 to 1_024\n",
+        ),
+        (&["--grpc", "0.0.0.0:0"], "gateway.insecure = true"),
+        (&["--set", "ws.bcklog=1"], "did you mean ws.backlog?"),
+        (&["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (
+            &[
+                "--ws",
+                "127.0.0.1:0",
+                "--grpc",
+                "127.0.0.1:0",
+                "--admin",
+                &taken,
+            ],
+            "admin.listen",
+        ),
+    ];
+    for (arguments, message) in cases {
+        let (code, stdout, stderr) = run(&[&["serve", "--log", "error"], arguments].concat());
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn the_environment_sets_what_flags_leave_open() {
+    let output = ringway(&["config", "--shards", "3"])
+        .env("RINGWAY_SHARDS_COUNT", "5")
+        .env("RINGWAY_OUTBOX_MAX_BYTES", "4096")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\ncount = 3\n"), "{text}");
+    assert!(
+        text.contains("Set by RINGWAY_OUTBOX_MAX_BYTES.\nmax_bytes = 4096\n"),
+        "{text}"
+    );
+}
+
+// The echo goes through the chat service and back: text stays text, binary binary.
+#[test]
+fn the_demo_serves_its_page_and_echoes() {
+    let demo = Gateway::start_as("demo", &[]);
+    let (status, page) = get(demo.ws, "/");
+    assert_eq!(status, 200);
+    assert!(page.contains("<html"), "{page}");
+    let mut client = demo.open("/echo");
+    for message in [Message::text("hi"), Message::binary(&[0, 255][..])] {
+        client.send(message.clone()).unwrap();
+        assert_eq!(client.read().unwrap(), message);
+    }
+    drop(client);
+    demo.signal(Signal::TERM);
+    assert_eq!(demo.end(), 0);
+}
