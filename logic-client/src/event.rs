@@ -1,0 +1,180 @@
+//! What clients of the gateways do, and what happens to the streams.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_proto::v1;
+
+use crate::error::{GatewayError, Rejection};
+use crate::push::{Connection, Kind, Push};
+
+/// What a client did. In order per user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A client has connected.
+    Opened(Opened),
+    /// A client has sent a message.
+    Message(Message),
+    /// A client's connection has ended.
+    Closed(Closed),
+}
+
+/// A client has connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opened {
+    /// The new connection.
+    pub connection: Connection,
+    /// Whose it is; `None`: anonymous.
+    pub user: Option<String>,
+    /// "address:port" of the peer.
+    pub remote_address: String,
+    /// Path of the handshake, for example "/ws".
+    pub path: String,
+    /// Query of the handshake without its "?", secrets removed.
+    pub query: String,
+    /// The subprotocol agreed on; empty: none.
+    pub subprotocol: String,
+    /// The headers of the handshake that the gateway passes on: name in lower case, value.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A client has sent a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// Where it came from.
+    pub connection: Connection,
+    /// Who sent it; `None`: anonymous.
+    pub user: Option<String>,
+    /// What was sent, byte for byte. A slice of a network buffer of up to 16 KiB: copy what is
+    /// kept for long.
+    pub payload: Bytes,
+    /// Whether it was text or binary.
+    pub kind: Kind,
+}
+
+/// A client's connection has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// The connection that ended.
+    pub connection: Connection,
+    /// Whose it was; `None`: anonymous.
+    pub user: Option<String>,
+    /// The WebSocket close code; 1005 when the Close carried none, 1006 when there was none.
+    pub code: u16,
+    /// The reason that came with it.
+    pub reason: String,
+}
+
+impl Message {
+    /// The payload as text; `None` when the message is binary.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Text => std::str::from_utf8(&self.payload).ok(),
+            Kind::Binary => None,
+        }
+    }
+
+    /// A push to the connection this came from; the payload is still to be set.
+    pub fn reply(&self) -> Push {
+        Push::connection(self.connection)
+    }
+}
+
+/// What happened to a stream; see [`Builder::on_notice`](crate::Builder::on_notice).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Notice {
+    /// The gateway's address, as it was given to the builder.
+    pub gateway: String,
+    /// The shard the stream leads to.
+    pub shard: u32,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened to a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum What {
+    /// The stream is open.
+    Connected {
+        /// The run of the gateway. When it is a new one, connections and subscriptions are gone.
+        epoch: u64,
+    },
+    /// The stream ended, or could not be opened; it will be tried again.
+    Lost {
+        /// Why.
+        error: GatewayError,
+        /// Commands that were sent and not acknowledged: they may have been done or not.
+        unknown: u64,
+    },
+    /// A command was refused.
+    Rejected(Rejection),
+    /// The gateway is going away. Commands are taken until the stream ends.
+    Draining {
+        /// How long it means to take, in milliseconds.
+        remaining_ms: u32,
+    },
+}
+
+/// Called from the stream's task: be quick.
+pub(crate) type NoticeFn = Arc<dyn Fn(&Notice) + Send + Sync>;
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gateway {} shard {}: ", self.gateway, self.shard)?;
+        match &self.what {
+            What::Connected { epoch } => write!(f, "connected, epoch {epoch:016x}"),
+            What::Lost { error, unknown } => write!(f, "lost: {error} ({unknown} unacknowledged)"),
+            What::Rejected(rejection) => rejection.fmt(f),
+            What::Draining { remaining_ms } => write!(f, "draining, {remaining_ms} ms left"),
+        }
+    }
+}
+
+impl From<v1::ClientOpened> for Opened {
+    fn from(opened: v1::ClientOpened) -> Self {
+        let headers = opened.headers.into_iter();
+        Self {
+            connection: opened.connection.unwrap_or_default().into(),
+            user: opened.user_id,
+            remote_address: opened.remote_address,
+            path: opened.path,
+            query: opened.query,
+            subprotocol: opened.subprotocol,
+            headers: headers.map(|header| (header.name, header.value)).collect(),
+        }
+    }
+}
+
+impl From<v1::ClientMessage> for Message {
+    fn from(message: v1::ClientMessage) -> Self {
+        let kind = match message.kind() {
+            v1::PayloadKind::Binary => Kind::Binary,
+            v1::PayloadKind::Text | v1::PayloadKind::Unspecified => Kind::Text,
+        };
+        Self {
+            connection: message.connection.unwrap_or_default().into(),
+            user: message.user_id,
+            payload: message.payload,
+            kind,
+        }
+    }
+}
+
+impl From<v1::ClientClosed> for Closed {
+    fn from(closed: v1::ClientClosed) -> Self {
+        Self {
+            connection: closed.connection.unwrap_or_default().into(),
+            user: closed.user_id,
+            code: u16::try_from(closed.code).unwrap_or(1005),
+            reason: closed.reason,
+        }
+    }
+}

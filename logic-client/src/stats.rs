@@ -1,0 +1,135 @@
+//! Figures of a client.
+
+use std::ops::{Add, AddAssign};
+
+use crate::error::{GatewayError, RejectReason};
+
+/// Figures of a client at one moment; see [`LogicClient::stats`](crate::LogicClient::stats).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The streams there are.
+    pub streams: Vec<StreamStats>,
+    /// Gateways that were named to the builder and never reached; they are tried again and again,
+    /// and until then nothing is sent to them.
+    pub missing: Vec<String>,
+    /// What streams counted that are no more: a gateway came back with another number of shards.
+    pub past: Counters,
+    /// Commands for connections of no known gateway: they have no target.
+    pub no_target: u64,
+}
+
+/// Figures of one stream.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// The gateway's address, as it was given to the builder.
+    pub gateway: String,
+    /// The shard the stream leads to.
+    pub shard: u32,
+    /// What the stream is doing.
+    pub state: StreamState,
+    /// Commands that wait to be sent.
+    pub buffered: usize,
+    /// Their size in bytes.
+    pub buffered_bytes: usize,
+    /// What has happened so far.
+    pub counters: Counters,
+    /// What went wrong last.
+    pub last_error: Option<GatewayError>,
+}
+
+/// What a stream is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamState {
+    /// It is being opened, for the first time or again.
+    #[default]
+    Connecting,
+    /// It waits before the next attempt.
+    Waiting,
+    /// It is open.
+    Open,
+    /// It is open, and the gateway is going away.
+    Draining,
+    /// It has ended for good.
+    Ended,
+}
+
+/// What has happened on a stream so far. "Commands" are pushes and the rest: subscribe,
+/// unsubscribe, disconnect. A push to several shards counts on each of their streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Commands sent.
+    pub sent: u64,
+    /// Commands acknowledged, rejected ones included.
+    pub acked: u64,
+    /// Commands whose time to live ran out before they were sent.
+    pub expired: u64,
+    /// Commands that were sent and not acknowledged when the stream broke: they may have been
+    /// done or not.
+    pub unknown: u64,
+    /// Commands not sent, because too many receipts were awaited.
+    pub over_receipts: u64,
+    /// Events received from clients.
+    pub events: u64,
+    /// Times the stream was opened again.
+    pub reconnects: u64,
+    /// Attempts to open the stream that failed.
+    pub failed_attempts: u64,
+    /// Commands the gateway refused, by reason; see [`Counters::rejected`].
+    by_reason: [u64; RejectReason::ALL.len()],
+}
+
+impl Stats {
+    /// The sum over all streams, past ones included.
+    #[must_use]
+    pub fn total(&self) -> Counters {
+        let streams = self.streams.iter().map(|stream| stream.counters);
+        streams.fold(self.past, |sum, counters| sum + counters)
+    }
+}
+
+impl Counters {
+    /// Commands the gateway refused for `reason`.
+    #[must_use]
+    pub fn rejected_for(&self, reason: RejectReason) -> u64 {
+        self.by_reason[reason as usize]
+    }
+
+    /// Commands the gateway refused.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.by_reason.iter().sum()
+    }
+
+    pub(crate) fn count_rejected(&mut self, reason: RejectReason) {
+        self.by_reason[reason as usize] += 1;
+    }
+}
+
+impl Add for Counters {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.acked += other.acked;
+        self.expired += other.expired;
+        self.unknown += other.unknown;
+        self.over_receipts += other.over_receipts;
+        self.events += other.events;
+        self.reconnects += other.reconnects;
+        self.failed_attempts += other.failed_attempts;
+        for (mine, theirs) in self.by_reason.iter_mut().zip(other.by_reason) {
+            *mine += theirs;
+        }
+    }
+}
