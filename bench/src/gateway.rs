@@ -1,0 +1,213 @@
+//! A gateway of our own: this very program, started once more as a process that can be measured and killed.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cpu;
+
+/// What a gateway logs.
+const LOG: &str = "RINGWAY_LOG";
+
+/// How to start a gateway.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// `ringway`, or a program that takes the arguments of `ringway` behind `gateway`.
+    pub program: PathBuf,
+    /// What comes before them.
+    pub first: Vec<String>,
+    /// What is run: `serve` or `demo`.
+    pub command: String,
+    /// What comes behind the command and the addresses.
+    pub arguments: Vec<String>,
+    /// Its environment beyond ours.
+    pub environment: Vec<(String, String)>,
+    /// The CPUs it may use. Empty: all of ours.
+    pub cpus: Vec<usize>,
+}
+
+/// A gateway that runs as a child process; it is killed when this is dropped.
+pub struct Gateway {
+    /// Where clients connect.
+    pub ws: SocketAddr,
+    /// Where logic services connect.
+    pub grpc: SocketAddr,
+    /// Where it tells how it is.
+    pub admin: SocketAddr,
+    /// How many shards it has.
+    pub shards: u32,
+    child: Child,
+    /// Kept open: a gateway that cannot print is not what is tested.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Launch {
+    /// `program` is `ringway-bench`: its command `gateway` is the gateway it was built with.
+    #[must_use]
+    pub fn bench(program: PathBuf) -> Self {
+        Self {
+            program,
+            first: vec!["gateway".into()],
+            command: "serve".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            cpus: Vec::new(),
+        }
+    }
+
+    /// `program` is `ringway`.
+    #[must_use]
+    pub fn ringway(program: PathBuf) -> Self {
+        Self {
+            first: Vec::new(),
+            ..Self::bench(program)
+        }
+    }
+
+    /// The demo.
+    #[must_use]
+    pub fn demo(mut self) -> Self {
+        self.command = "demo".into();
+        self
+    }
+
+    /// With these many shards.
+    #[must_use]
+    pub fn shards(self, shards: u32) -> Self {
+        self.argument("--shards").argument(shards.to_string())
+    }
+
+    /// With one more argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// With a setting, as `RINGWAY_…` of the environment.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// On these CPUs only.
+    #[must_use]
+    pub fn on(mut self, cpus: &[usize]) -> Self {
+        self.cpus = cpus.to_vec();
+        self
+    }
+
+    /// Starts it, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The program cannot be started, or ends before it is ready.
+    pub fn start(&self) -> anyhow::Result<Gateway> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.first).arg(&self.command);
+        for listen in ["--ws", "--grpc", "--admin"] {
+            command.args([listen, "127.0.0.1:0"]);
+        }
+        // Only what somebody should know; an environment that says otherwise wins.
+        if std::env::var_os(LOG).is_none() {
+            command.env(LOG, "warn");
+        }
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = self.spawn(&mut command)?;
+        let output = child.stdout.take().context("the gateway has no output")?;
+        let mut output = BufReader::new(output);
+        let mut line = String::new();
+        while output.read_line(&mut line)? > 0 {
+            if let Some(ready) = line.strip_prefix("ringway ready ") {
+                return Gateway::of(child, output, ready);
+            }
+            line.clear();
+        }
+        bail!("the gateway ended before it was ready: {}", child.wait()?);
+    }
+
+    /// A child inherits the CPUs of the thread that starts it.
+    fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        let program = self.program.display();
+        let ours = cpu::allowed()?;
+        if !self.cpus.is_empty() {
+            cpu::pin(&self.cpus)?;
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {program}"));
+        if !self.cpus.is_empty() {
+            cpu::pin(&ours)?;
+        }
+        child
+    }
+}
+
+impl Gateway {
+    fn of(child: Child, output: BufReader<ChildStdout>, ready: &str) -> anyhow::Result<Self> {
+        let field = |name: &str| {
+            let mut fields = ready.split_whitespace();
+            fields
+                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+                .with_context(|| format!("no {name} in {ready:?}"))
+        };
+        Ok(Self {
+            ws: field("ws")?.parse()?,
+            grpc: field("grpc")?.parse()?,
+            admin: field("admin")?.parse()?,
+            shards: field("shards")?.parse()?,
+            child,
+            _output: output,
+        })
+    }
+
+    /// The id of its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_child(&self.child);
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits for its end, for at most `patience`.
+    ///
+    /// # Errors
+    /// It goes on.
+    pub fn wait(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("the gateway has not ended within {patience:?}");
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

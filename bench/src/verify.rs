@@ -1,0 +1,193 @@
+//! Payloads that prove themselves: whose they are, which one, when they were sent, and that no byte is wrong.
+
+/// Shortest payload: user, sequence, time, and a sum of them.
+pub const MIN_PAYLOAD: usize = 24;
+
+/// Makes payloads of one length, and checks what arrives.
+pub struct Ledger {
+    length: usize,
+    /// Every payload's filling is a slice of this, at an offset of its own.
+    pattern: Vec<u8>,
+    users: Vec<Account>,
+    delivered: u64,
+    faults: Faults,
+}
+
+#[derive(Clone, Default)]
+struct Account {
+    sent: u64,
+    /// The sequence that must come next.
+    next: u64,
+}
+
+/// What went wrong; all zero is what is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Faults {
+    /// Messages that had not come when a later one of their user did, or by the end.
+    pub missing: u64,
+    /// Messages that came after a later one, or again.
+    pub late: u64,
+    /// Messages with a wrong byte, of a wrong length or kind.
+    pub damaged: u64,
+    /// Messages for somebody else.
+    pub astray: u64,
+}
+
+impl Faults {
+    /// Nothing went wrong.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Ledger {
+    /// For `users` users and payloads of `length` bytes, at least [`MIN_PAYLOAD`].
+    #[must_use]
+    pub fn new(users: usize, length: usize) -> Self {
+        let length = length.max(MIN_PAYLOAD);
+        let mut state = 0x9e37_79b9_u32;
+        let pattern = (0..length + 256).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        });
+        Self {
+            length,
+            pattern: pattern.collect(),
+            users: vec![Account::default(); users],
+            delivered: 0,
+            faults: Faults::default(),
+        }
+    }
+
+    /// The next payload of `user`, sent at `now` (any clock, nanoseconds).
+    pub fn issue(&mut self, user: usize, now: u64) -> Vec<u8> {
+        let account = &mut self.users[user];
+        let sequence = account.sent;
+        account.sent += 1;
+        let sum = sum(user as u32, sequence, now);
+        let mut payload = Vec::with_capacity(self.length);
+        payload.extend_from_slice(&(user as u32).to_le_bytes());
+        payload.extend_from_slice(&sequence.to_le_bytes());
+        payload.extend_from_slice(&now.to_le_bytes());
+        payload.extend_from_slice(&sum.to_le_bytes());
+        payload.extend_from_slice(self.filling(sum));
+        payload
+    }
+
+    /// Checks what `user` got. Gives the time at which it was sent, unless it is wrong.
+    pub fn check(&mut self, user: usize, text: bool, payload: &[u8]) -> Option<u64> {
+        let (whose, sequence, sent) = self.read(payload).filter(|_| !text).or_else(|| {
+            self.faults.damaged += 1;
+            None
+        })?;
+        if whose as usize != user {
+            self.faults.astray += 1;
+            return None;
+        }
+        let account = &mut self.users[user];
+        if sequence < account.next {
+            self.faults.late += 1;
+            return None;
+        }
+        self.faults.missing += sequence - account.next;
+        account.next = sequence + 1;
+        self.delivered += 1;
+        Some(sent)
+    }
+
+    /// How many good messages have come.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// What went wrong, when nothing more will come.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        let tail = self
+            .users
+            .iter()
+            .map(|account| account.sent.saturating_sub(account.next));
+        let mut faults = self.faults;
+        faults.missing += tail.sum::<u64>();
+        faults
+    }
+
+    fn read(&self, payload: &[u8]) -> Option<(u32, u64, u64)> {
+        if payload.len() != self.length {
+            return None;
+        }
+        let (user, rest) = payload.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        let (sent, rest) = rest.split_first_chunk()?;
+        let (told, rest) = rest.split_first_chunk()?;
+        let (user, sequence) = (u32::from_le_bytes(*user), u64::from_le_bytes(*sequence));
+        let sent = u64::from_le_bytes(*sent);
+        let sum = sum(user, sequence, sent);
+        let right = u32::from_le_bytes(*told) == sum && rest == self.filling(sum);
+        right.then_some((user, sequence, sent))
+    }
+
+    fn filling(&self, sum: u32) -> &[u8] {
+        let offset = (sum & 0xff) as usize;
+        &self.pattern[offset..offset + self.length - MIN_PAYLOAD]
+    }
+}
+
+/// Changes with every bit of what is told.
+fn sum(user: u32, sequence: u64, sent: u64) -> u32 {
+    let mix = |sum: u64, part: u64| {
+        (sum ^ part)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    };
+    let sum = mix(mix(mix(1, user.into()), sequence), sent);
+    (sum ^ sum >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_seen() {
+        let mut ledger = Ledger::new(2, 64);
+        let sent: Vec<_> = (0..6).map(|at| ledger.issue(0, at)).collect();
+        assert_eq!(ledger.check(0, false, &sent[0]), Some(0));
+        assert_eq!(ledger.check(1, false, &sent[1]), None, "somebody else's");
+        assert_eq!(ledger.check(0, true, &sent[1]), None, "as text");
+        for at in 0..64 {
+            let mut wrong = sent[1].clone();
+            wrong[at] ^= 1;
+            assert!(ledger.read(&wrong).is_none(), "byte {at}");
+        }
+        assert_eq!(ledger.check(0, false, &sent[1][..63]), None, "cut");
+        assert_eq!(
+            ledger.check(0, false, &sent[3]),
+            Some(3),
+            "1 and 2 are missing"
+        );
+        assert_eq!(ledger.check(0, false, &sent[2]), None, "late");
+        assert_eq!(ledger.check(0, false, &sent[3]), None, "again");
+        assert_eq!(ledger.delivered(), 2);
+        let faults = Faults {
+            missing: 4,
+            late: 2,
+            damaged: 2,
+            astray: 1,
+        };
+        assert_eq!(ledger.faults(), faults, "4 and 5 never came");
+    }
+
+    #[test]
+    fn what_arrives_in_order_is_no_fault() {
+        let mut ledger = Ledger::new(3, 0);
+        for now in 0..1_000 {
+            let user = now % 3;
+            let payload = ledger.issue(user, now as u64);
+            assert_eq!(ledger.check(user, false, &payload), Some(now as u64));
+        }
+        assert!(ledger.faults().is_none());
+    }
+}

@@ -1,0 +1,152 @@
+//! As much of WebSocket (RFC 6455) as a client under load needs.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use anyhow::{Context, bail};
+
+/// Any key will do: it only proves that the peer is a WebSocket server.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+const MAX_HEAD: usize = 16 << 10;
+
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
+pub(crate) const CLOSE: u8 = 8;
+pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
+
+/// Connects to `target`, the path and query of the handshake. Gives the socket, and the bytes of frames that came with the answer.
+pub(crate) fn connect(address: SocketAddr, target: &str) -> anyhow::Result<(TcpStream, Vec<u8>)> {
+    let mut socket =
+        TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    socket.set_nodelay(true)?;
+    let request = format!(
+        "GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    let mut part = [0; 1024];
+    loop {
+        let n = socket
+            .read(&mut part)
+            .context("no answer to the handshake")?;
+        head.extend_from_slice(&part[..n]);
+        if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            let rest = head.split_off(end + 4);
+            let head = String::from_utf8_lossy(&head);
+            if !head.starts_with("HTTP/1.1 101 ") || !head.contains(ACCEPT) {
+                bail!("the handshake was refused: {head}");
+            }
+            return Ok((socket, rest));
+        }
+        if n == 0 || head.len() > MAX_HEAD {
+            bail!("no WebSocket server: {}", String::from_utf8_lossy(&head));
+        }
+    }
+}
+
+/// One whole frame at the beginning of some bytes.
+pub(crate) struct Frame<'a> {
+    pub(crate) opcode: u8,
+    pub(crate) payload: &'a [u8],
+    /// Where the next one begins.
+    pub(crate) end: usize,
+}
+
+/// The frame that `bytes` begin with, if they hold all of it.
+///
+/// # Errors
+/// What a gateway never sends: fragments, masked frames, extensions.
+pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<Frame<'_>>> {
+    let &[first, second, ..] = bytes else {
+        return Ok(None);
+    };
+    if first & 0xf0 != 0x80 || second & 0x80 != 0 {
+        let what = format!("the gateway sent a frame that begins {first:02x} {second:02x}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let (start, length): (usize, usize) = match second {
+        126 => match bytes.get(2..4) {
+            Some(length) => (4, usize::from(length[0]) << 8 | usize::from(length[1])),
+            None => return Ok(None),
+        },
+        127 => match bytes.get(2..10) {
+            Some(length) => (
+                10,
+                length
+                    .iter()
+                    .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+            ),
+            None => return Ok(None),
+        },
+        length => (2, usize::from(length)),
+    };
+    let end = start.saturating_add(length);
+    let payload = bytes.get(start..end);
+    Ok(payload.map(|payload| Frame {
+        opcode: first & 0x0f,
+        payload,
+        end,
+    }))
+}
+
+/// A client's frame. The mask is zero: it hides nothing, and costs nothing.
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_every_length_are_found_wherever_they_are_cut() {
+        for length in [0, 1, 125, 126, 127, 65_535, 65_536] {
+            let payload = vec![7; length];
+            let mut bytes = frame(BINARY, &payload);
+            // As a gateway sends it: no mask.
+            let mask = bytes.len() - length - 4;
+            bytes.drain(mask..mask + 4);
+            bytes[1] &= 0x7f;
+            for cut in (0..bytes.len())
+                .rev()
+                .take(70)
+                .chain(0..12.min(bytes.len()))
+            {
+                assert!(
+                    parse(&bytes[..cut]).unwrap().is_none(),
+                    "{length} cut at {cut}"
+                );
+            }
+            bytes.extend_from_slice(b"next");
+            let frame = parse(&bytes).unwrap().unwrap();
+            assert_eq!((frame.opcode, frame.payload), (BINARY, &payload[..]));
+            assert_eq!(&bytes[frame.end..], b"next");
+        }
+    }
+
+    #[test]
+    fn what_no_gateway_sends_is_an_error() {
+        for bytes in [[0x02, 1], [0xc2, 1], [0x82, 0x81]] {
+            assert!(parse(&bytes).is_err(), "{bytes:x?}");
+        }
+    }
+}
