@@ -1,0 +1,100 @@
+# What the suites share: where things are, and how each tool is installed. Sourced, never run.
+# shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
+
+set -euo pipefail
+
+ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname "$ci")
+out=$ci/out
+mkdir -p "$out"
+cd "$root"
+# Crowds of sockets need descriptors.
+ulimit -S -n "$(ulimit -H -n)"
+
+# The gateway under test. `RINGWAY=/path/to/ringway` tests another build.
+export RINGWAY=${RINGWAY:-$root/target/release/ringway}
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+
+# Builds the gateway, unless the caller names one.
+need_gateway() {
+    [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet --bin ringway
+}
+
+# Debian packages by name: installs those that are missing.
+need_debian() {
+    local missing=() package
+    for package in "$@"; do
+        [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == "install ok installed" ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$out/apt.log" 2>&1 ||
+        { cat "$out/apt.log"; return 1; }
+}
+
+# A virtualenv with the packages of requirements.txt; `$python` is its interpreter.
+need_python() {
+    python=$out/venv/bin/python
+    cmp -s "$ci/requirements.txt" "$out/venv/installed" && return 0
+    rm -rf "$out/venv"
+    python3 -m venv "$out/venv"
+    "$out/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ci/requirements.txt"
+    cp "$ci/requirements.txt" "$out/venv/installed"
+}
+
+# node_modules, exactly as package-lock.json says.
+need_node() {
+    cmp -s "$ci/package-lock.json" "$ci/node_modules/installed" && return 0
+    npm ci --prefix "$ci" --ignore-scripts --no-audit --no-fund --loglevel=error
+    cp "$ci/package-lock.json" "$ci/node_modules/installed"
+}
+
+# Autobahn's last release wants Python 2.7, and the last virtualenv that knows it; `$wstest` is the tool.
+need_autobahn() {
+    wstest=$out/venv-autobahn/bin/wstest
+    [[ ! -e $out/venv-autobahn/installed ]] || return 0
+    rm -rf "$out/venv-autobahn" "$out/venv-virtualenv"
+    python3 -m venv "$out/venv-virtualenv"
+    "$out/venv-virtualenv/bin/pip" install --quiet --disable-pip-version-check 'virtualenv<20.22'
+    "$out/venv-virtualenv/bin/virtualenv" --quiet -p "$(python27)" "$out/venv-autobahn"
+    "$out/venv-autobahn/bin/pip" install --quiet --disable-pip-version-check autobahntestsuite==25.10.1 2>"$out/autobahn-install.log" ||
+        { cat "$out/autobahn-install.log"; return 1; }
+    touch "$out/venv-autobahn/installed"
+}
+
+python27() {
+    local candidate
+    for candidate in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7 /usr/bin/python2.7; do
+        [[ -x $candidate ]] && echo "$candidate" && return
+    done
+    echo "no Python 2.7 found: pyenv install 2.7.18" >&2
+    return 1
+}
+
+# start_ringway NAME ARG...: starts a gateway on free ports and waits until it is ready. Sets $ringway_pid, $ws, $grpc, $admin.
+# The gateway ends with the script.
+start_ringway() {
+    local log=$out/$1.log fifo ready=
+    shift
+    fifo=$(mktemp -u "$out/ready.XXXXXX")
+    mkfifo "$fifo"
+    "$RINGWAY" "$@" --ws 127.0.0.1:0 --grpc 127.0.0.1:0 --admin 127.0.0.1:0 >"$fifo" 2>"$log" &
+    ringway_pid=$!
+    trap stop_ringway EXIT
+    exec {ringway_out}<"$fifo"
+    rm "$fifo"
+    while read -r -t 60 -u "$ringway_out" ready && [[ $ready != "ringway ready "* ]]; do :; done
+    [[ $ready == "ringway ready "* ]] || { echo "ringway did not become ready:"; cat "$log"; return 1; }
+    ws=$(ready_field ws "$ready") grpc=$(ready_field grpc "$ready") admin=$(ready_field admin "$ready")
+    cat >>"$log" <&"$ringway_out" &
+}
+
+ready_field() { sed -E "s/.* $1=([^ ]+).*/\1/" <<<"$2"; }
+
+stop_ringway() {
+    [[ -n ${ringway_pid:-} ]] || return 0
+    kill "$ringway_pid" 2>/dev/null || true
+    wait "$ringway_pid" 2>/dev/null || true
+    ringway_pid=
+}
