@@ -65,13 +65,19 @@ def test_invalid_commands_are_refused(gateway, counted, body, reason):
     service.close()
 
 
-def test_a_stream_must_begin_with_hello(gateway, unharmed):
-    frames = iter([v1.LogicFrame(sequence=1, push=v1.MessageRequest(user_id="a", payload=b"hi"))])
-    with pytest.raises(grpc.RpcError) as refused:
-        next(stub(gateway.grpc).Exchange(frames, timeout=DEADLINE))
-    assert refused.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
-    assert refused.value.details()
-    unharmed()
+HELLOS = {
+    "something else": (v1.LogicFrame(sequence=1, push=v1.MessageRequest(user_id="a")), grpc.StatusCode.FAILED_PRECONDITION),
+    "a session id of 5 bytes": (v1.LogicFrame(hello=v1.Hello(session_id=b"short")), grpc.StatusCode.INVALID_ARGUMENT),
+    "receiving for no service": (v1.LogicFrame(hello=v1.Hello(receive=[v1.RECEIVE_MESSAGES])), grpc.StatusCode.INVALID_ARGUMENT),
+    "a shard that is not there": (v1.LogicFrame(hello=v1.Hello(expected_shard_plus_one=9)), grpc.StatusCode.FAILED_PRECONDITION),
+}
+
+
+@pytest.mark.parametrize("frame, status", HELLOS.values(), ids=HELLOS)
+def test_a_stream_that_does_not_begin_with_a_good_hello_ends(gateway, counted, frame, status):
+    with counted("ringway_stream_errors_total", reason="bad_hello"), pytest.raises(grpc.RpcError) as refused:
+        next(stub(gateway.grpc).Exchange(iter([frame]), timeout=DEADLINE))
+    assert refused.value.code() == status and refused.value.details()
 
 
 def test_connections_that_are_gone_or_never_were_are_no_target(gateway, counted, unharmed):

@@ -209,6 +209,7 @@ pub const CLIENT_ERRORS: &[&str] = &[
 pub const STREAM_ERRORS: &[&str] = &[
     "unknown_method",
     "bad_request",
+    "bad_hello",
     "invalid_protobuf",
     "message_too_large",
     "bad_message",

@@ -21,7 +21,7 @@ impl Link {
             (false, Some(Down::Hello(hello))) => self.on_hello(stream, hello),
             (false, _) => {
                 let status = Status::new(Code::FailedPrecondition, "the first frame must be Hello");
-                self.finish(stream, status)
+                self.refuse_hello(stream, status)
             }
             (true, Some(Down::ClientAck(ack))) => {
                 let settled = self.exchange(stream)?.acknowledge(ack.id);
@@ -93,12 +93,17 @@ impl Link {
         }
     }
 
+    fn refuse_hello(&mut self, stream: StreamId, status: Status) -> Option<Input> {
+        self.metrics.stream_errors.count("bad_hello");
+        self.finish(stream, status)
+    }
+
     fn on_hello(&mut self, stream: StreamId, hello: v1::Hello) -> Option<Input> {
         let (shard, shards) = (self.shard, self.gateway.shard_addresses.len());
         let asks_directory = hello.receive.contains(&(v1::Receive::Directory as i32));
         let accepted = match Exchange::accept(&hello, shard) {
             Ok(exchange) => exchange,
-            Err(status) => return self.finish(stream, *status),
+            Err(status) => return self.refuse_hello(stream, *status),
         };
         let welcome = v1::Welcome {
             gateway_id: self.gateway.id.clone(),
