@@ -95,7 +95,9 @@ impl Client {
             self.transport.reset(id, Reason::CANCEL);
             let status = Status::new(Code::DeadlineExceeded, "the call's time is over");
             let id = StreamId(id);
-            self.events.push_back(ClientEvent::Finished { id, status });
+            let told = false;
+            self.events
+                .push_back(ClientEvent::Finished { id, status, told });
         }
     }
 
@@ -302,13 +304,14 @@ impl Client {
                 credit,
             }),
             Step::End(trailers) => {
-                let status = Status::from_trailers(*trailers)
-                    .unwrap_or_else(|| Status::new(Code::Unknown, "the server sent no status"));
-                self.finished(id, status)
+                let told = Status::from_trailers(*trailers);
+                let is_told = told.is_some();
+                let none = || Status::new(Code::Unknown, "the server sent no status");
+                self.finished(id, told.unwrap_or_else(none), is_told)
             }
             Step::Failed(failure) => {
                 let status = self.status_of(&failure);
-                self.finished(id, status)
+                self.finished(id, status, false)
             }
             Step::Pending => None,
         }
@@ -318,21 +321,21 @@ impl Client {
         let headers = head.headers;
         if headers.contains_key(GRPC_STATUS) {
             // "Trailers-only": the response is over with its head.
-            return self.finished(id, Status::from_trailers(headers).unwrap_or_default());
+            return self.finished(id, Status::from_trailers(headers).unwrap_or_default(), true);
         }
         if head.status != StatusCode::OK {
-            return self.finished(id, Status::from_http(head.status));
+            return self.finished(id, Status::from_http(head.status), false);
         }
         if !request::is_grpc(&headers) {
             let status = Status::new(Code::Unknown, "the server's content type is not gRPC's");
-            return self.finished(id, status);
+            return self.finished(id, status, false);
         }
         match request::encoding(&headers) {
             Some(false) => {}
             Some(true) => self.transport.streams.open(id)?.inbound.accept_gzip(),
             None => {
                 let status = Status::new(Code::Internal, "unknown grpc-encoding of the server");
-                return self.finished(id, status);
+                return self.finished(id, status, false);
             }
         }
         Some(ClientEvent::Headers {
@@ -342,12 +345,12 @@ impl Client {
     }
 
     /// Forgets the call. If the server is still sending, or we are, it is reset.
-    fn finished(&mut self, id: u32, status: Status) -> Option<ClientEvent> {
+    fn finished(&mut self, id: u32, status: Status, told: bool) -> Option<ClientEvent> {
         self.transport.streams.open(id)?;
         let reset = self.transport.streams.remove(id);
         self.transport.count_resets(usize::from(reset));
         let id = StreamId(id);
-        Some(ClientEvent::Finished { id, status })
+        Some(ClientEvent::Finished { id, status, told })
     }
 
     fn status_of(&self, failure: &Failure) -> Status {

@@ -78,6 +78,9 @@ pub enum ClientEvent {
         /// The server's status, or one made here: `DEADLINE_EXCEEDED` when the time was
         /// over, `UNAVAILABLE` when the connection was lost.
         status: Status,
+        /// The server said so, in trailers: it had sent everything before, and was done with the
+        /// call. False for a status made here.
+        told: bool,
     },
     /// The server takes no new calls on this connection (GOAWAY); open ones go on.
     GoAway {

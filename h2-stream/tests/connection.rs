@@ -111,7 +111,10 @@ fn silent_server_is_lost_after_a_ping() {
     client.handle_timeout(START + SECOND * 20);
     client.handle_timeout(START + SECOND * 40);
     assert!(client.is_closed());
-    let Some(ClientEvent::Finished { id: ended, status }) = client.poll_event(START) else {
+    let Some(ClientEvent::Finished {
+        id: ended, status, ..
+    }) = client.poll_event(START)
+    else {
         panic!("the call ends with the connection");
     };
     assert_eq!((ended, status.code), (id, Code::Unavailable));

@@ -131,7 +131,7 @@ impl Pair {
     /// How the call ended at the client.
     pub fn status(&self, call: StreamId) -> Option<&Status> {
         self.client_events.iter().find_map(|event| match event {
-            ClientEvent::Finished { id, status } if *id == call => Some(status),
+            ClientEvent::Finished { id, status, .. } if *id == call => Some(status),
             _ => None,
         })
     }
