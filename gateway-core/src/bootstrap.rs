@@ -1,6 +1,6 @@
 //! From settings to running shards: lanes, listeners, pinned threads; and their end.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     config::{self, Config},
@@ -179,12 +179,6 @@ pub fn start(config: Config, extras: Extras) -> Result<Running, BootError> {
 }
 
 impl Running {
-    /// Begins to go away: WebSockets are no longer accepted, logic services are told, clients are closed over the
-    /// configured time. [`Running::join`] returns when it is done.
-    pub fn drain(&self) {
-        self.remote.drain();
-    }
-
     /// Ends all shards at once.
     pub fn stop_now(&self) {
         self.remote.stop_now();
@@ -212,9 +206,10 @@ impl Running {
 }
 
 impl Remote {
-    /// As [`Running::drain`].
-    pub fn drain(&self) {
-        self.order(Order::Drain);
+    /// Begins to go away: WebSockets are no longer accepted, logic services are told, clients are closed spread over
+    /// `spread`. [`Running::join`] returns when it is done. Only the first call counts.
+    pub fn drain(&self, spread: Duration) {
+        self.order(Order::Drain(spread));
     }
 
     /// As [`Running::stop_now`].

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::identity::ConnId;
+use crate::identity::{ConnId, ShardIndex};
 
 /// Something to be done, on this shard or on another.
 #[derive(Clone, Debug)]
@@ -32,9 +32,27 @@ pub enum Command {
         /// At most 123 bytes.
         reason: Box<str>,
     },
+    /// A question about users.
+    Query {
+        /// What is asked.
+        question: Question,
+        /// The shard that sums up, and its name for the query. `None`: it came from a stream of this shard.
+        of: Option<(ShardIndex, u64)>,
+    },
     /// What a connection sent before its Close is acknowledged. It travels behind the pushes that came before the
     /// acknowledgement, so that they reach the connection first.
     Settle(ConnId),
+}
+
+/// What a query asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The connections of a user.
+    User(Box<str>),
+    /// How many users and connections there are.
+    Totals,
+    /// The members of a topic.
+    Topic(Box<str>),
 }
 
 /// One user, or one connection.

@@ -28,7 +28,13 @@ pub struct Gateway {
 }
 
 /// What this version grants of what a stream may ask for.
-pub const CAPABILITIES: [Capability; 2] = [Capability::Receipts, Capability::ClientAck];
+pub const CAPABILITIES: [Capability; 5] = [
+    Capability::Receipts,
+    Capability::ClientAck,
+    Capability::Resume,
+    Capability::Directory,
+    Capability::Query,
+];
 
 impl Gateway {
     /// The answer to `Describe`.
@@ -42,8 +48,16 @@ impl Gateway {
             shards: self.shard_addresses.len() as u32,
             shard_addresses: self.shard_addresses.clone(),
             limits: Some(self.limits()),
-            capabilities: CAPABILITIES.map(i32::from).to_vec(),
+            capabilities: self.capabilities(),
         }
+    }
+
+    /// What is granted of [`CAPABILITIES`]: all but what is switched off.
+    #[must_use]
+    pub fn capabilities(&self) -> Vec<i32> {
+        let off = (!self.config.directory.enabled).then_some(Capability::Directory);
+        let granted = CAPABILITIES.into_iter().filter(|of| Some(*of) != off);
+        granted.map(i32::from).collect()
     }
 
     /// The limits that logic services are told.

@@ -24,7 +24,7 @@ pub struct StreamRef {
     pub stream: u32,
 }
 
-/// A stream that receives client events, wherever it is.
+/// A stream that receives client events, wherever it is. A newer stream that takes its place keeps its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReceiverRef {
     /// The shard that has the stream.
@@ -40,6 +40,18 @@ pub enum Work {
     Commands(ShardIndex, Vec<Forward>),
     /// Client events for a stream of GATEWAY scope.
     Events(Vec<RemoteEvent>),
+    /// A stream of GATEWAY scope has ended: what it had of this shard's clients and was not acknowledged, in order.
+    Returned(ReceiverRef, Vec<Upward>),
+    /// A part of a shard's directory for a stream of GATEWAY scope. The next one comes after
+    /// [`Notice::DirectoryRoom`].
+    Directory {
+        /// The shard whose directory it is.
+        from: ShardIndex,
+        /// The stream.
+        to: StreamRef,
+        /// In order.
+        frames: Vec<Event>,
+    },
 }
 
 /// One command for another shard.
@@ -56,10 +68,27 @@ pub struct Forward {
 pub struct RemoteEvent {
     /// The stream.
     pub to: StreamRef,
+    /// What; or the shard that sends it nothing more, because it has ended.
+    pub item: Result<Upward, ShardIndex>,
+}
+
+/// Something on its way to a service.
+#[derive(Debug)]
+pub enum Upward {
+    /// What a connection did.
+    Event(ConnId, Event),
+    /// The place where a connection waits for an acknowledgement of all before.
+    Settle(ConnId),
+}
+
+impl Upward {
     /// The connection it comes from.
-    pub conn: ConnId,
-    /// What happened. `None` marks the place where `conn` waits for an acknowledgement of all before.
-    pub event: Option<Event>,
+    #[must_use]
+    pub fn conn(&self) -> ConnId {
+        match self {
+            Self::Event(conn, _) | Self::Settle(conn) => *conn,
+        }
+    }
 }
 
 /// Answers and notices for another shard.
@@ -67,6 +96,8 @@ pub struct RemoteEvent {
 pub enum Notice {
     /// What became of forwarded commands.
     Reply(Box<Reply>),
+    /// The last event of these connections is acknowledged.
+    Left(Vec<ConnId>),
     /// A stream of GATEWAY scope wants the client events of `service`.
     ReceiverUp {
         /// The consumer group.
@@ -76,13 +107,9 @@ pub enum Notice {
         /// It acknowledges what it has handled.
         acks: bool,
     },
-    /// It is gone.
-    ReceiverDown {
-        /// The consumer group.
-        service: Arc<str>,
-        /// The stream.
-        receiver: ReceiverRef,
-    },
+    /// It is gone. What it was sent last by the receiving shard, that shard gets back ([`Work::Returned`]) once it has
+    /// said that it sends no more ([`RemoteEvent`]).
+    ReceiverDown(ReceiverRef),
     /// The stream has no room, or has room again.
     ReceiverFull {
         /// The stream.
@@ -90,6 +117,25 @@ pub enum Notice {
         /// Whether it has no room.
         full: bool,
     },
+    /// A stream of GATEWAY scope wants to know who is online.
+    DirectoryUp(ReceiverRef),
+    /// It is gone.
+    DirectoryDown(ReceiverRef),
+    /// It has taken what it was sent, and has room for more.
+    DirectoryRoom(ReceiverRef),
+    /// A shard's part of the answer to a query.
+    Answer(Box<Answer>),
+    /// The shard goes away and has come so far.
+    Drain(Milestone),
+}
+
+/// What shards tell each other when they go away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Milestone {
+    /// The last connection of the shard is gone.
+    Deserted,
+    /// Its last link is gone.
+    Ended,
 }
 
 /// What became of forwarded commands of one job.
@@ -106,6 +152,24 @@ pub struct Reply {
     /// The connections by outcome, where asked for.
     pub targets: Vec<(u8, ConnId)>,
 }
+
+/// What is known in answer to a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The query, as the shard that sums up calls it.
+    pub query: u64,
+    /// At most [`MOST_CONNECTIONS`].
+    pub connections: Vec<ConnId>,
+    /// How many users it speaks of.
+    pub users: u64,
+    /// How many connections it speaks of.
+    pub connection_count: u64,
+    /// There are more connections than are named.
+    pub truncated: bool,
+}
+
+/// Most connections named in one answer (`QueryResult.connections`).
+pub const MOST_CONNECTIONS: usize = 10_000;
 
 /// A shard's ends of all lanes.
 #[derive(Debug)]

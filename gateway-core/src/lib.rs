@@ -41,3 +41,6 @@ pub mod identity;
 
 // Every setting and limit, its default and its check.
 pub mod config;
+
+// Rules that a test of the tests can switch off.
+pub mod mutation;

@@ -161,7 +161,7 @@ pub const REJECTIONS: &[&str] = &[
     "overloaded",
 ];
 /// What crossed to another shard.
-pub const CROSSINGS: &[&str] = &["push", "socket", "event", "command", "reply"];
+pub const CROSSINGS: &[&str] = &["push", "socket", "event", "command", "reply", "directory"];
 /// Why a handshake was refused.
 pub const REFUSALS: &[&str] = &[
     "garbage",
@@ -254,6 +254,19 @@ pub struct Metrics {
     pub topics: Counter,
     /// Bytes waiting in outboxes.
     pub outbox_bytes: Counter,
+    /// Streams that receive this shard's directory.
+    pub directory_streams: Counter,
+    /// Bytes of changes kept for streams that are behind.
+    pub directory_queue_bytes: Counter,
+
+    /// Changes of users put into the directory's queue.
+    pub directory_changes: Counter,
+    /// Snapshots of the directory that were begun, those that were restarted included.
+    pub directory_snapshots: Counter,
+    /// Streams that fell too far behind: their changes were thrown away, a new snapshot tells all.
+    pub directory_restarts: Counter,
+    /// Queries answered, in whole or for a shard's part.
+    pub queries: Counter,
 
     /// Pushes taken from logic services.
     pub messages_in_logic: Counter,
@@ -271,6 +284,21 @@ pub struct Metrics {
     pub sent_bytes_client: Counter,
     /// Bytes written to logic services.
     pub sent_bytes_logic: Counter,
+
+    /// Sessions that are remembered, those with a stream included.
+    pub sessions: Counter,
+    /// Commands that came again after a resume, and had no effect.
+    pub duplicates: Counter,
+    /// Streams that were replaced by a newer one of their session.
+    pub takeovers: Counter,
+    /// Bytes of client events that services have not acknowledged.
+    pub unacked_bytes: Counter,
+    /// Client events that were sent again, because a stream ended before it had acknowledged them.
+    pub events_resent: Counter,
+    /// Streams that were refused because somebody else uses their session.
+    pub session_clashes: Counter,
+    /// Sessions that were forgotten before their time, or not taken in at all.
+    pub sessions_evicted: Counter,
 
     /// Messages that crossed to another shard, by kind ([`CROSSINGS`]).
     pub crossings: Family,
@@ -317,6 +345,12 @@ impl Metrics {
             users: Counter::default(),
             topics: Counter::default(),
             outbox_bytes: Counter::default(),
+            directory_streams: Counter::default(),
+            directory_queue_bytes: Counter::default(),
+            directory_changes: Counter::default(),
+            directory_snapshots: Counter::default(),
+            directory_restarts: Counter::default(),
+            queries: Counter::default(),
             messages_in_logic: Counter::default(),
             messages_in_client: Counter::default(),
             messages_out_client: Counter::default(),
@@ -325,6 +359,13 @@ impl Metrics {
             received_bytes_client: Counter::default(),
             sent_bytes_client: Counter::default(),
             sent_bytes_logic: Counter::default(),
+            sessions: Counter::default(),
+            duplicates: Counter::default(),
+            takeovers: Counter::default(),
+            unacked_bytes: Counter::default(),
+            events_resent: Counter::default(),
+            session_clashes: Counter::default(),
+            sessions_evicted: Counter::default(),
             crossings: Family::new(CROSSINGS),
             drops: Family::new(DROPS),
             rejected: Family::new(REJECTIONS),

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Output, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -168,10 +169,93 @@ fn a_gateway_pushes_and_drains() {
     assert_eq!(gateway.end(), 0);
 }
 
-// The drain would take an hour.
+// An operator asks first, then drains at a pace of his own, and is told when the gateway is gone.
+#[test]
+fn drain_tells_what_it_would_do_then_does_it_and_waits() {
+    let gateway = Gateway::start(&["--set", "drain.connections_per_second=100"]);
+    let clients: Vec<_> = (0..30)
+        .map(|user| gateway.connect(&user.to_string()))
+        .collect();
+    let admin = gateway.admin.to_string();
+    let drain =
+        |arguments: &[&str]| run(&[&["drain", "--admin", admin.as_str()], arguments].concat());
+    let (code, stdout, stderr) = drain(&["--dry-run"]);
+    let told = "would drain 30 connections, 0 streams on 0 links over 300 ms (drain.connections_per_second), \
+                at most 6.8 s in all\n";
+    assert_eq!((code, stdout.as_str()), (0, told), "{stderr}");
+    assert_eq!(gateway.admin("/readyz").0, 200, "nothing has changed");
+
+    let readers: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            thread::spawn(move || {
+                let close = client.read().unwrap();
+                while client.read().is_ok() {}
+                (close, Instant::now())
+            })
+        })
+        .collect();
+    let (code, stdout, stderr) = drain(&["--spread", "900ms", "--wait"]);
+    assert_eq!(code, 0, "{stderr}");
+    let lines: Vec<_> = stdout.lines().collect();
+    let told = "drains 30 connections, 0 streams on 0 links over 900 ms (spread_ms of the call), at most 7.4 s in all";
+    assert_eq!(lines.first(), Some(&told));
+    assert_eq!(lines.last(), Some(&"drained"));
+    assert!(
+        lines.iter().any(|line| line.starts_with("left: ")),
+        "{stdout}"
+    );
+    let mut closed: Vec<_> = readers
+        .into_iter()
+        .map(|reader| reader.join().unwrap())
+        .map(|(close, at)| match close {
+            Message::Close(Some(close)) if u16::from(close.code) == 1012 => at,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    closed.sort();
+    let took = closed[29] - closed[0];
+    assert!(took > Duration::from_millis(600), "all within {took:?}");
+    assert_eq!(gateway.end(), 0);
+    let (code, _, stderr) = drain(&[]);
+    assert_eq!(code, 6, "{stderr}");
+}
+
+// What runs before a pod gets its SIGTERM may have begun the drain: that signal must not cut it short.
+#[test]
+fn a_signal_does_not_cut_a_drain_short_that_a_call_began() {
+    let gateway = Gateway::start(&["--set", "drain.max_spread_ms=20000"]);
+    let mut clients: Vec<_> = (0..8)
+        .map(|user| gateway.connect(&user.to_string()))
+        .collect();
+    let admin = gateway.admin.to_string();
+    let (code, _, stderr) = run(&["drain", "--admin", &admin, "--spread", "21s"]);
+    assert_eq!(code, 4);
+    assert!(stderr.contains("drain.max_spread_ms"), "{stderr}");
+    let (code, _, stderr) = run(&["drain", "--admin", &admin, "--spread", "2s"]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, _) = run(&["drain", "--admin", &admin]);
+    assert_eq!((code, stdout.as_str()), (0, "drains already\n"));
+    gateway.signal(Signal::TERM);
+    for client in &mut clients {
+        let Message::Close(Some(close)) = client.read().unwrap() else {
+            panic!("no Close");
+        };
+        assert_eq!(u16::from(close.code), 1012);
+        while client.read().is_ok() {}
+    }
+    assert_eq!(gateway.end(), 0);
+
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(&["drain", "--admin", &address, "--timeout", "200ms"]);
+    assert_eq!(code, 6, "{stderr}");
+}
+
+// The drain would take ten minutes.
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
-    let gateway = Gateway::start(&["--set", "drain.spread_ms=3600000"]);
+    let gateway = Gateway::start(&["--set", "drain.spread_ms=600000"]);
     let _clients: Vec<_> = (0..8)
         .map(|user| gateway.connect(&user.to_string()))
         .collect();
@@ -250,13 +334,13 @@ fn what_prevents_a_start_is_told_in_one_line() {
 fn the_environment_sets_what_flags_leave_open() {
     let output = ringway(&["config", "--shards", "3"])
         .env("RINGWAY_SHARDS_COUNT", "5")
-        .env("RINGWAY_OUTBOX_MAX_BYTES", "4096")
+        .env("RINGWAY_OUTBOX_MAX_BYTES", "4194304")
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("\ncount = 3\n"), "{text}");
     assert!(
-        text.contains("Set by RINGWAY_OUTBOX_MAX_BYTES.\nmax_bytes = 4096\n"),
+        text.contains("Set by RINGWAY_OUTBOX_MAX_BYTES.\nmax_bytes = 4194304\n"),
         "{text}"
     );
 }

@@ -155,6 +155,22 @@ fn a_stream_of_gateway_scope_reaches_every_shard() {
 }
 
 #[test]
+fn a_push_that_closes_a_slow_connection_reaches_the_users_other_ones() {
+    let mut world = world(1, |config| config.outbox.max_messages = 2);
+    let conns = [(); 3].map(|()| world.connect(0, "/ws?user=alice"));
+    world.client(conns[0]).stalled = true;
+    world.client(conns[1]).stalled = true;
+    let logic = world.logic(0);
+    world.service(logic).hello(pushing(Scope::Shard));
+    for n in 0..10 {
+        world.service(logic).push(to_user("alice", &n.to_string()));
+        world.settle();
+    }
+    let expected: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    assert_eq!(world.client(conns[2]).texts(), expected);
+}
+
+#[test]
 fn slow_client_does_not_stall_others() {
     let mut world = world(1, |config| config.outbox.max_messages = 50);
     let (slow, fast) = (

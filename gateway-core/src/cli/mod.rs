@@ -7,6 +7,9 @@ use clap::{Parser, Subcommand};
 mod check;
 mod config;
 mod demo;
+mod drain;
+mod duration;
+mod http;
 mod push;
 mod rpc;
 mod serve;
@@ -34,6 +37,8 @@ enum Command {
     Demo(serve::Arguments),
     /// Push one message, from a script or by hand.
     Push(push::Arguments),
+    /// Send a gateway away at a set pace, before it is stopped or restarted.
+    Drain(drain::Arguments),
     /// Tell what of this host or pod limits the gateway, and what to do.
     Check(check::Arguments),
     /// Print all settings with meaning, default and value, as a TOML file that can be saved and used.
@@ -53,6 +58,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments, serve::serve),
         Command::Demo(arguments) => serve::run(&arguments, demo::run),
         Command::Push(arguments) => push::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
     }

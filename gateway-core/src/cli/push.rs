@@ -20,6 +20,7 @@ use h2_stream::Code;
 
 use super::{
     NOT_STARTED,
+    duration::duration,
     rpc::{CallError, Connection},
 };
 
@@ -204,20 +205,4 @@ fn connection(text: &str) -> Result<ConnectionId, String> {
     let parts = parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, id.parse().ok()?)));
     let (epoch, id) = parts.ok_or("must be EPOCH:ID, two decimal numbers")?;
     Ok(ConnectionId { epoch, id })
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "must be like 1500ms, 30s or 5m")?;
-    let millis = match &text[digits.len()..] {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        _ => None,
-    };
-    let millis = millis.filter(|millis| (1..=u64::from(u32::MAX)).contains(millis));
-    let millis = millis.ok_or("must be like 1500ms, 30s or 5m, from 1ms to 49 days")?;
-    Ok(Duration::from_millis(millis))
 }

@@ -11,12 +11,12 @@ use super::{FAILED, NOT_STARTED, settings::Settings, signals::Signals};
 use crate::{
     bootstrap::{self, Extras, Running},
     config::Config,
-    control::{Control, Subject},
+    control::{Control, Registrant, Subject},
 };
 
 /// Exit codes of everything that runs a gateway.
 pub(super) const EXIT_CODES: &str = "\
-The first SIGTERM or SIGINT drains, a second one ends at once.
+The first SIGTERM or SIGINT drains (as `ringway drain` does), a second one ends at once.
 
 Exit codes:
   0  drained
@@ -66,7 +66,7 @@ pub(super) fn serve(config: Config) -> anyhow::Result<()> {
     host(config, Extras::default(), |_| Ok(()))
 }
 
-/// Runs a gateway until a signal, or someone with its `Remote`, has drained it. `started` is called when every shard
+/// Runs a gateway until a signal, or a call of the admin port, has drained it. `started` is called when every shard
 /// accepts, before the gateway says that it is ready.
 ///
 /// # Errors
@@ -78,16 +78,23 @@ pub(super) fn host(
 ) -> anyhow::Result<()> {
     let signals = Signals::catch().map_err(|error| not_started(error.into()))?;
     let admin = config.admin.listen;
-    let control = Control::start(&config.admin)
+    let mut control = Control::start(&config.admin)
         .map_err(|error| not_started(anyhow!("admin.listen: cannot listen on {admin}: {error}")))?;
     let running = bootstrap::start(config, extras).map_err(|error| not_started(error.into()))?;
-    if let Err(error) = started(&running) {
-        running.stop_now();
-        // The error that counts is the one at hand.
-        let _ = running.join();
-        return Err(not_started(error));
+    let registrant = Registrant::of(&running.gateway, running.grpc)
+        .map_err(|error| anyhow!("registry.etcd: {error}"))
+        .and_then(|registrant| started(&running).map(|()| registrant));
+    match registrant {
+        Ok(Some(registrant)) => control.register(registrant),
+        Ok(None) => {}
+        Err(error) => {
+            running.stop_now();
+            // The error that counts is the one at hand.
+            let _ = running.join();
+            return Err(not_started(error));
+        }
     }
-    control.serving(subject(&running));
+    control.ready(subject(&running));
     announce(&running, &control);
     wait(running, &control, signals)
 }
@@ -111,7 +118,7 @@ fn not_started(error: anyhow::Error) -> anyhow::Error {
 }
 
 fn subject(running: &Running) -> Subject {
-    let (gateway, clock) = (&running.gateway, running.clock);
+    let (gateway, clock, remote) = (&running.gateway, running.clock, running.remote());
     Subject {
         metrics: running.metrics.clone(),
         clock: Box::new(move || clock.now()),
@@ -119,6 +126,8 @@ fn subject(running: &Running) -> Subject {
         epoch: gateway.epoch,
         version: gateway.version.to_owned(),
         driver: gateway.driver.clone(),
+        drain_settings: gateway.config.drain.clone(),
+        drain: Box::new(move |spread| remote.drain(spread)),
     }
 }
 
@@ -137,11 +146,9 @@ fn announce(running: &Running, control: &Control) {
 }
 
 fn wait(running: Running, control: &Control, signals: Signals) -> anyhow::Result<()> {
-    let remote = running.remote();
-    let drain = || {
-        tracing::info!("draining; a second signal ends the process at once");
-        control.draining();
-        remote.drain();
+    let drain = || match control.drain() {
+        true => tracing::info!("a second signal ends the process at once"),
+        false => tracing::info!("drains already; one more signal ends the process at once"),
     };
     let at_once = || {
         tracing::warn!("ended by a second signal before the drain was over");

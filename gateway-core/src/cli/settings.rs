@@ -34,7 +34,7 @@ pub(super) struct Settings {
     /// Allow gRPC and admin beyond loopback, and trust ?user= there, with nobody authenticated [gateway.insecure].
     #[arg(long)]
     insecure: bool,
-    /// Any setting, for example --set outbox.max_bytes=65536; may be repeated.
+    /// Any setting, for example --set outbox.max_bytes=4194304; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use toml::Value;
 
-use super::{Config, settings};
+use super::{Config, registry, settings};
 
 /// A setting that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,15 @@ impl Config {
                 return Err(broken(&setting.key, value, setting.kind.to_string()));
             }
         }
-        let rules = [listeners_are_safe, ports_are_free, cores_fit, windows_fit];
+        let rules = [
+            listeners_are_safe,
+            ports_are_free,
+            cores_fit,
+            windows_fit,
+            outbox_fits,
+            drain_ends,
+            registry::registry_is_whole,
+        ];
         match rules.iter().find_map(|rule| rule(self)) {
             Some((key, allowed)) => Err(broken(key, value_of(&values, key), allowed)),
             None => Ok(()),
@@ -60,6 +68,9 @@ impl Config {
 
 /// The rule for a text setting, or for each entry of a list of texts.
 pub(super) fn text_rule(key: &str) -> TextRule {
+    if let Some(name) = key.strip_prefix("registry.") {
+        return registry::text_rule(name);
+    }
     let (allowed, holds): (_, fn(&str) -> bool) = match key {
         "gateway.id" => ("at most 256 bytes without control characters", |text| {
             text.len() <= 256 && !text.contains(char::is_control)
@@ -94,7 +105,8 @@ pub(super) fn value_of<'a>(values: &'a Value, key: &str) -> &'a Value {
     &values[section][name]
 }
 
-type Verdict = Option<(&'static str, String)>;
+/// The setting that breaks a rule, and what would be allowed.
+pub(super) type Verdict = Option<(&'static str, String)>;
 
 /// Nobody is authenticated yet: what could push or look inside stays on loopback unless the operator says otherwise.
 /// WebSockets may be open: beyond loopback `?user=` is not trusted without `insecure`, and clients are anonymous.
@@ -179,7 +191,24 @@ fn windows_fit(config: &Config) -> Verdict {
         .then(|| ("limits.max_payload_bytes", allowed()))
 }
 
-fn is_visible(text: &str) -> bool {
+/// Otherwise a push that the gateway accepts could never be delivered to a connection that has anything pending.
+fn outbox_fits(config: &Config) -> Verdict {
+    let most = config.limits.max_payload_bytes;
+    let allowed = || {
+        format!(
+            "at least limits.max_payload_bytes ({most}), so that the longest push fits; or lower that"
+        )
+    };
+    (config.outbox.max_bytes < most).then(|| ("outbox.max_bytes", allowed()))
+}
+
+fn drain_ends(config: &Config) -> Verdict {
+    let (drain, most) = (&config.drain, config.drain.max_spread_ms);
+    let allowed = || format!("at most drain.max_spread_ms ({most})");
+    (drain.spread_ms > most).then(|| ("drain.spread_ms", allowed()))
+}
+
+pub(super) fn is_visible(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace())
 }
 
@@ -191,7 +220,7 @@ fn is_token(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || special(c))
 }
 
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     let is_name = |text: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         text.chars().all(plain)

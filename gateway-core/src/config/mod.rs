@@ -7,8 +7,11 @@
 //! file or reads the environment: [`Loader`] is given their contents.
 
 mod check;
+mod directory;
 mod load;
+mod registry;
 mod render;
+mod sessions;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -19,8 +22,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::Broken;
+pub use directory::Directory;
 pub use load::{ConfigError, Loader, Origin, Origins};
+pub use registry::Registry;
 pub use render::{as_markdown, as_toml};
+pub use sessions::Sessions;
 pub use settings::{Kind, Section, Setting, find, settings};
 
 /// All settings of a gateway.
@@ -35,10 +41,14 @@ pub struct Config {
     pub ws: Ws,
     /// Logic services: gRPC.
     pub grpc: Grpc,
+    /// What a shard remembers of broken streams.
+    pub sessions: Sessions,
     /// The queue of each connection.
     pub outbox: Outbox,
     /// Events towards logic services.
     pub upstream: Upstream,
+    /// Telling logic services who is online.
+    pub directory: Directory,
     /// What one tick of a shard may take.
     pub tick: Tick,
     /// Queues between shards.
@@ -49,6 +59,8 @@ pub struct Config {
     pub admin: Admin,
     /// Going away.
     pub drain: Drain,
+    /// Where the gateway registers itself, so that logic services find it.
+    pub registry: Registry,
 }
 
 /// The gateway as a whole.
@@ -172,10 +184,10 @@ pub struct Grpc {
     /// Longest header list of a request.
     #[schemars(range(min = 1 << 10, max = 1 << 24))]
     pub max_header_bytes: u32,
-    /// A link that is silent for this time is sent a ping.
+    /// A link that is silent for this time is sent a ping. With the defaults a dead link is gone within 20 s.
     #[schemars(range(min = 1, max = 86_400_000))]
     pub keepalive_interval_ms: u64,
-    /// A ping must be answered within this time.
+    /// A ping of a link must be answered, by anything, within this time.
     #[schemars(range(min = 1, max = 86_400_000))]
     pub keepalive_timeout_ms: u64,
     /// Most bytes that may wait to be sent on a stream before the sockets that feed it are no longer read.
@@ -187,7 +199,7 @@ pub struct Grpc {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Outbox {
-    /// Most bytes pending for a connection.
+    /// Most bytes pending for a connection, at least `limits.max_payload_bytes`.
     #[schemars(range(min = 1, max = 1_u64 << 32))]
     pub max_bytes: usize,
     /// Most messages pending for a connection.
@@ -224,6 +236,12 @@ pub struct Upstream {
     /// A stream that has this many bytes waiting gets no more: the connection whose message would be next is closed (1013).
     #[schemars(range(min = 1 << 10, max = 1_u64 << 36))]
     pub hard_limit_bytes: usize,
+    /// Most bytes that a stream may leave unacknowledged before the sockets that feed it are no longer read.
+    #[schemars(range(min = 1 << 10, max = 1_u64 << 36))]
+    pub unacked_bytes: usize,
+    /// A client whose message waits this long for a stream of a service is closed (4503).
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub no_receiver_ms: u64,
 }
 
 /// What one tick of a shard may take.
@@ -290,7 +308,7 @@ pub struct Limits {
     /// Most messages of one `PushBatch`.
     #[schemars(range(min = 1, max = 1 << 20))]
     pub max_batch: usize,
-    /// Longest payload of a push.
+    /// Longest payload of a push, at most `outbox.max_bytes`.
     #[schemars(range(min = 1, max = 1 << 30))]
     pub max_payload_bytes: usize,
     /// Most receipts and counts a shard waits for.
@@ -317,13 +335,21 @@ pub struct Admin {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Drain {
-    /// Closing all clients is spread over this time.
+    /// Closing all clients is spread over this time, however many there are, unless `connections_per_second` is set.
     #[schemars(range(min = 0, max = 3_600_000))]
     pub spread_ms: u64,
-    /// Clients are asked to reconnect after a random part of this time (`retry_after_ms`).
+    /// If set, it decides instead of `spread_ms`: the gateway closes this many clients a second, so that a full one takes
+    /// longer than an empty one. 0: not set.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub connections_per_second: u32,
+    /// No drain is spread over more than this, whoever sets its pace.
+    #[schemars(range(min = 0, max = 3_600_000))]
+    pub max_spread_ms: u64,
+    /// Clients are asked to reconnect after what is left of the spread and a random part of this time (`retry_after_ms`).
     #[schemars(range(min = 0, max = 3_600_000))]
     pub retry_after_ms: u64,
-    /// Whatever is left after this time beyond the spread is cut off.
+    /// A client that reads slowly gets what is pending for it before its Close within this time; what is left after this
+    /// time beyond the spread is cut off.
     #[schemars(range(min = 0, max = 3_600_000))]
     pub grace_ms: u64,
 }
@@ -361,8 +387,8 @@ impl Default for Grpc {
             stream_window_bytes: 1 << 20,
             shard_window_bytes: 256 << 20,
             max_header_bytes: 16 << 10,
-            keepalive_interval_ms: 20_000,
-            keepalive_timeout_ms: 20_000,
+            keepalive_interval_ms: 10_000,
+            keepalive_timeout_ms: 10_000,
             send_buffer_bytes: 1 << 20,
         }
     }
@@ -385,6 +411,8 @@ impl Default for Upstream {
             buffer_bytes: 4 << 20,
             buffer_events: 16_384,
             hard_limit_bytes: 16 << 20,
+            unacked_bytes: 4 << 20,
+            no_receiver_ms: 10_000,
         }
     }
 }
@@ -442,6 +470,8 @@ impl Default for Drain {
     fn default() -> Self {
         Self {
             spread_ms: 10_000,
+            connections_per_second: 0,
+            max_spread_ms: 600_000,
             retry_after_ms: 10_000,
             grace_ms: 5_000,
         }

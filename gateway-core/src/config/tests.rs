@@ -80,7 +80,7 @@ fn lists_and_words_come_from_the_environment() {
         ("RINGWAY_WS_PATHS", "/ws, /echo"),
         ("RINGWAY_SHARDS_CORES", "0,2"),
         ("RINGWAY_OUTBOX_WHEN_FULL", "drop_oldest"),
-        ("RINGWAY_OUTBOX_MAX_BYTES", "65_536"),
+        ("RINGWAY_OUTBOX_MAX_BYTES", "2_097_152"),
         ("RINGWAY_WS_SECRET_PARAMS", ""),
     ];
     loader.environment(variables(&set)).unwrap();
@@ -88,7 +88,7 @@ fn lists_and_words_come_from_the_environment() {
     assert_eq!(config.ws.paths, ["/ws", "/echo"]);
     assert_eq!(config.shards.cores, [0, 2]);
     assert_eq!(config.outbox.when_full, WhenFull::DropOldest);
-    assert_eq!(config.outbox.max_bytes, 65_536);
+    assert_eq!(config.outbox.max_bytes, 2 << 20);
     assert!(config.ws.secret_params.is_empty());
 }
 
@@ -185,7 +185,8 @@ fn settings_at_odds_with_each_other_are_refused() {
         ("admin.listen", "127.0.0.1:8080"),
         ("shards.cores", "0,1,2"),
         ("grpc.shard_window_bytes", "65535"),
-        ("limits.max_payload_bytes", "5000000"),
+        ("outbox.max_bytes", "1048575"),
+        ("drain.spread_ms", "600001"),
     ];
     for (key, value) in cases {
         let mut loader = Loader::default();
@@ -195,10 +196,87 @@ fn settings_at_odds_with_each_other_are_refused() {
         assert!(message.starts_with(&format!("--x: {key} = ")), "{message}");
     }
     let mut loader = Loader::default();
+    let set = [
+        ("limits.max_payload_bytes", "5000000"),
+        ("outbox.max_bytes", "5000000"),
+    ];
+    for (key, value) in set {
+        loader.flag("--x", key, value).unwrap();
+    }
+    let message = loader.finish().unwrap_err().to_string();
+    assert!(message.starts_with("--x: limits.max_payload_bytes = "));
+    let mut loader = Loader::default();
+    loader.flag("--x", "outbox.max_bytes", "4096").unwrap();
+    assert_eq!(
+        loader.finish().unwrap_err().to_string(),
+        "--x: outbox.max_bytes = 4096 is refused; allowed: at least limits.max_payload_bytes (1048576), so that the \
+         longest push fits; or lower that"
+    );
+    let mut loader = Loader::default();
     for key in ["ws.listen", "grpc.listen", "admin.listen"] {
         loader.flag("--x", key, "127.0.0.1:0").unwrap();
     }
     loader.finish().expect("port 0 never clashes");
+}
+
+#[test]
+fn who_registers_must_be_reachable_and_let_in() {
+    let etcd = ("registry.etcd", "http://etcd-0:2379, http://[::1]:2379");
+    let open = ("grpc.listen", "0.0.0.0:9000");
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[etcd, open], "registry.advertise"),
+        (
+            &[etcd, ("registry.username", "ringway")],
+            "registry.password_file",
+        ),
+        (&[("registry.etcd", "etcd-0:2379")], "registry.etcd"),
+        (&[("registry.etcd", "https://etcd-0:2379")], "registry.etcd"),
+        (&[("registry.advertise", "gw-1:0")], "registry.advertise"),
+        (&[("registry.prefix", "/ringway")], "registry.prefix"),
+    ];
+    for (flags, key) in cases {
+        let mut loader = Loader::default();
+        loader
+            .flag("--insecure", "gateway.insecure", "true")
+            .unwrap();
+        let set = flags
+            .iter()
+            .try_for_each(|(key, value)| loader.flag("--x", key, value));
+        let refused = set.err().or_else(|| loader.finish().err()).expect(key);
+        assert!(refused.to_string().contains(key), "{refused}");
+    }
+    for advertise in [
+        "gw-1.ringway",
+        "gw-1.ringway:9000",
+        "[::1]:9000",
+        "::1",
+        "10.0.0.7",
+    ] {
+        let mut loader = Loader::default();
+        loader
+            .flag("--insecure", "gateway.insecure", "true")
+            .unwrap();
+        for (key, value) in [etcd, open, ("registry.advertise", advertise)] {
+            loader.flag("--x", key, value).unwrap();
+        }
+        let (config, _) = loader.finish().unwrap();
+        assert_eq!(config.registry.etcd.len(), 2);
+    }
+}
+
+#[test]
+fn the_settings_shown_in_the_page_about_discovery_are_accepted() {
+    let page = include_str!("../../../docs/discovery.md");
+    let mut blocks = page
+        .split("\n```")
+        .filter_map(|block| block.strip_prefix("toml\n"));
+    let shown = blocks.find(|block| block.contains("[registry]")).unwrap();
+    let mut loader = Loader::default();
+    loader
+        .flag("--insecure", "gateway.insecure", "true")
+        .unwrap();
+    loader.file("shown.toml", shown).unwrap();
+    assert_eq!(loader.finish().unwrap().0.registry.etcd.len(), 3);
 }
 
 // A pod of a service called "ringway" is started with these; refusing them would keep it from starting.

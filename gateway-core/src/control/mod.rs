@@ -1,33 +1,47 @@
-//! The control thread: health, readiness and metrics over HTTP. It reads what shards count and touches no data path.
+//! The control thread: health, readiness, metrics and drains over HTTP. It reads what shards count, tells them to go away,
+//! and touches no data path.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task,
+};
 
 use crate::{config, metrics::Metrics};
 
 mod admin;
+mod drain;
+mod life;
 mod listener;
+mod registration;
 mod report;
 #[cfg(test)]
 mod tests;
 mod text;
+
+pub use drain::{Begun, Load, Plan, Progress};
+use drain::{Start, Wish};
+use life::{Course, Followers};
+pub use life::{FAREWELL, Life};
+pub use registration::Registrant;
 
 /// The running control thread, named `control`. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Control {
     address: SocketAddr,
     state: Arc<State>,
-    stop: Option<oneshot::Sender<()>>,
+    followers: Followers,
+    /// Takes what must end first.
+    stop: Option<oneshot::Sender<Vec<task::JoinHandle<()>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -45,25 +59,23 @@ pub struct Subject {
     pub version: String,
     /// What moves the bytes.
     pub driver: String,
-}
-
-/// Where a gateway is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    Starting,
-    Serving,
-    Draining,
+    /// At which pace it drains.
+    pub drain_settings: config::Drain,
+    /// Makes the shards drain, spread over that time.
+    pub drain: Box<dyn Fn(Duration) + Send + Sync>,
 }
 
 struct State {
-    phase: AtomicU8,
+    course: Course,
     subject: OnceLock<Subject>,
+    start: OnceLock<Start>,
+    /// How the registration fares, if there is one.
+    registration: OnceLock<Arc<registration::Health>>,
     stalled_after: Duration,
 }
 
 impl Control {
-    /// Binds the admin port and starts the thread. `/readyz` says no until [`serving`](Self::serving).
+    /// Binds the admin port and starts the thread. `/readyz` says no until [`ready`](Self::ready).
     ///
     /// # Errors
     /// The port cannot be had, or the thread or its runtime cannot be made.
@@ -71,15 +83,18 @@ impl Control {
         let listener = std::net::TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State {
-            phase: AtomicU8::new(Phase::Starting as u8),
-            subject: OnceLock::new(),
-            stalled_after: Duration::from_millis(config.stalled_after_ms),
-        });
-        let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let state = Arc::new(State {
+            course: Course::start(),
+            subject: OnceLock::new(),
+            start: OnceLock::new(),
+            registration: OnceLock::new(),
+            stalled_after: Duration::from_millis(config.stalled_after_ms),
+        });
+        let followers = Followers::on(runtime.handle().clone());
+        let (stop, stopped) = oneshot::channel();
         let listener = {
             let _inside = runtime.enter();
             TcpListener::from_std(listener)?
@@ -90,7 +105,7 @@ impl Control {
             tokio::select! {
                 // It retries what fails; it does not end.
                 _ = serve => {}
-                _ = stopped => {}
+                followers = stopped => life::farewell(followers.unwrap_or_default()).await,
             }
         };
         let thread = std::thread::Builder::new()
@@ -99,6 +114,7 @@ impl Control {
         Ok(Self {
             address,
             state,
+            followers,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -111,21 +127,48 @@ impl Control {
     }
 
     /// The shards run: from now on the gateway is ready, and there is something to report. Once in a life.
-    pub fn serving(&self, subject: Subject) {
+    pub fn ready(&self, subject: Subject) {
         let first = self.state.subject.set(subject).is_ok();
         debug_assert!(first, "a control thread reports on one gateway");
-        self.state.phase.store(Phase::Serving as u8, Relaxed);
+        self.state.course.advance(Life::Ready);
     }
 
-    /// The gateway goes away: it is not ready any more, and shards that stop ticking have ended.
-    pub fn draining(&self) {
-        self.state.phase.store(Phase::Draining as u8, Relaxed);
+    /// Begins to drain at the pace of the settings: the gateway is not ready any more, and shards that stop ticking have
+    /// ended. False: it drains already.
+    pub fn drain(&self) -> bool {
+        self.state.drain(Wish::default()).is_ok()
+    }
+
+    /// Where the gateway is in its life, now and whenever that changes.
+    #[must_use]
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.state.course.follow()
+    }
+
+    /// Registers the gateway as soon as it is ready, and withdraws it when its life has ended. Once in a life. Whether
+    /// that works changes nothing else, readiness included: who is connected stays, and who knows the gateway finds it.
+    pub fn register(&mut self, registrant: Registrant) {
+        let health = Arc::new(registration::Health::default());
+        let first = self.state.registration.set(Arc::clone(&health)).is_ok();
+        debug_assert!(first, "a gateway registers once");
+        self.spawn(registrant.follow(self.life(), health));
+    }
+
+    /// Runs `task` on the control thread, beside the admin port. It must end soon after [`Life::Ended`]: the process
+    /// waits for it, but no longer than [`FAREWELL`].
+    pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.followers.spawn(task);
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.state.course.advance(Life::Ended);
+        let followers = self.followers.take();
+        if let Some(stop) = self.stop.take() {
+            // It fails only if the thread panicked.
+            let _ = stop.send(followers);
+        }
         if let Some(thread) = self.thread.take() {
             // It fails only if the thread panicked, and then there is nothing left to stop.
             let _ = thread.join();
@@ -134,12 +177,8 @@ impl Drop for Control {
 }
 
 impl State {
-    fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Serving,
-            _ => Phase::Draining,
-        }
+    fn life(&self) -> Life {
+        self.course.now()
     }
 
     /// The shards that do not tick, each with the time since its last tick.
@@ -148,7 +187,7 @@ impl State {
             return Vec::new();
         };
         // While draining, shards end one by one, and the drain has a deadline of its own.
-        if self.phase() != Phase::Serving {
+        if self.life() != Life::Ready {
             return Vec::new();
         }
         let ages = subject.metrics.iter().map(|m| (m.shard, subject.age(m)));
@@ -167,7 +206,7 @@ impl Subject {
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
-            .field("phase", &self.phase())
+            .field("life", &self.life())
             .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Phase, State, Subject,
+    Life, State, Subject,
     text::{Kind, Page},
 };
 use crate::metrics::{Counter, Family, Histogram, Metrics};
@@ -40,6 +40,16 @@ const GAUGES: &[Single] = &[
         |m| &m.links,
     ),
     ("ringway_streams", "Open gRPC streams.", |m| &m.streams),
+    (
+        "ringway_sessions",
+        "Sessions of logic services that are remembered, those with a stream included.",
+        |m| &m.sessions,
+    ),
+    (
+        "ringway_unacked_bytes",
+        "Bytes of client events that services have not acknowledged.",
+        |m| &m.unacked_bytes,
+    ),
     ("ringway_users", "Users with a connection.", |m| &m.users),
     ("ringway_topics", "Topics with a subscription.", |m| {
         &m.topics
@@ -47,13 +57,68 @@ const GAUGES: &[Single] = &[
     ("ringway_outbox_bytes", "Bytes waiting in outboxes.", |m| {
         &m.outbox_bytes
     }),
+    (
+        "ringway_directory_streams",
+        "Streams that receive a shard's directory, those of other shards included.",
+        |m| &m.directory_streams,
+    ),
+    (
+        "ringway_directory_queue_bytes",
+        "Bytes of changes kept for streams that are behind.",
+        |m| &m.directory_queue_bytes,
+    ),
 ];
 
 const COUNTERS: &[Single] = &[
     ("ringway_ticks_total", "Ticks.", |m| &m.ticks),
+    (
+        "ringway_duplicates_total",
+        "Commands that came again after a resume, and had no effect.",
+        |m| &m.duplicates,
+    ),
+    (
+        "ringway_takeovers_total",
+        "Streams replaced by a newer one of their session.",
+        |m| &m.takeovers,
+    ),
+    (
+        "ringway_events_resent_total",
+        "Client events sent again, because a stream ended before it had acknowledged them.",
+        |m| &m.events_resent,
+    ),
+    (
+        "ringway_session_clashes_total",
+        "Streams refused because somebody else uses their session.",
+        |m| &m.session_clashes,
+    ),
+    (
+        "ringway_sessions_evicted_total",
+        "Sessions forgotten before their time (sessions.max).",
+        |m| &m.sessions_evicted,
+    ),
     ("ringway_sends_total", "Send calls for clients.", |m| {
         &m.sends
     }),
+    (
+        "ringway_directory_changes_total",
+        "Changes of users told to streams that receive the directory.",
+        |m| &m.directory_changes,
+    ),
+    (
+        "ringway_directory_snapshots_total",
+        "Snapshots of the directory that were begun.",
+        |m| &m.directory_snapshots,
+    ),
+    (
+        "ringway_directory_restarts_total",
+        "Streams that fell too far behind and get a new snapshot.",
+        |m| &m.directory_restarts,
+    ),
+    (
+        "ringway_queries_total",
+        "Queries answered, in whole or for a shard's part.",
+        |m| &m.queries,
+    ),
 ];
 
 const PAIRS: &[Pair] = &[
@@ -186,13 +251,16 @@ const HISTOGRAMS: &[Spread] = &[
 /// The page of all metrics. While the gateway starts there is little to tell.
 pub(super) fn metrics(state: &State) -> String {
     let mut page = Page::default();
-    let ready = u8::from(state.phase() == Phase::Serving);
+    let ready = u8::from(state.life() == Life::Ready);
     page.metric(
         "ringway_ready",
         Kind::Gauge,
         "Whether new clients should be sent here.",
     );
     page.sample("ringway_ready", &[], ready);
+    if let Some(registration) = state.registration.get() {
+        registration.report(&mut page);
+    }
     if let Some(subject) = state.subject.get() {
         information(&mut page, subject);
         let shards: Vec<_> = subject

@@ -5,13 +5,13 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use super::{Control, Subject};
+use super::{Control, Life, Plan, Progress, Subject};
 use crate::{config, metrics::Metrics};
 
 struct Fake {
@@ -19,6 +19,8 @@ struct Fake {
     metrics: Vec<Arc<Metrics>>,
     /// Milliseconds on the gateway's clock.
     clock: Arc<AtomicU64>,
+    /// The drains that were ordered.
+    drained: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Fake {
@@ -31,32 +33,52 @@ impl Fake {
             control: Control::start(&config).unwrap(),
             metrics: (0..2).map(|shard| Arc::new(Metrics::new(shard))).collect(),
             clock: Arc::default(),
+            drained: Arc::default(),
         }
     }
 
     fn serve(&self) {
         let clock = Arc::clone(&self.clock);
-        self.control.serving(Subject {
+        self.control.ready(Subject {
             metrics: self.metrics.clone(),
             clock: Box::new(move || Duration::from_millis(clock.load(Relaxed))),
             id: "a \"quoted\"\\name".into(),
             epoch: u64::MAX,
             version: "0.1.0".into(),
             driver: "monoio (epoll)".into(),
+            drain_settings: config::Drain {
+                connections_per_second: 100,
+                ..Default::default()
+            },
+            drain: {
+                let drained = Arc::clone(&self.drained);
+                Box::new(move |spread| drained.lock().unwrap().push(spread))
+            },
         });
     }
 
     /// Status, head and body.
     fn get(&self, path: &str) -> (u16, String, String) {
+        self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        ))
+    }
+
+    /// Status and body.
+    fn post(&self, path: &str, head: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let (status, _, body) = self.ask(&format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\n{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        ));
+        (status, body)
+    }
+
+    fn ask(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.control.address()).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-        )
-        .unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -72,10 +94,132 @@ fn ready_only_between_start_and_drain() {
     assert_eq!(fake.get("/healthz").0, 200, "starting is no illness");
     fake.serve();
     assert_eq!(fake.get("/readyz").0, 200);
-    fake.control.draining();
+    assert!(fake.control.drain());
     let (status, _, body) = fake.get("/readyz");
     assert_eq!((status, body.as_str()), (503, "draining\n"));
     assert_eq!(fake.get("/other").0, 404);
+}
+
+// What registers the gateway elsewhere must hear of every change, and be given the time to withdraw.
+#[test]
+fn followers_hear_of_every_change_and_the_end_waits_for_their_good_bye() {
+    let mut fake = Fake::start();
+    let (said, heard) = std::sync::mpsc::channel();
+    let mut life = fake.control.life();
+    fake.control.spawn(async move {
+        loop {
+            let now = *life.borrow_and_update();
+            said.send(now).unwrap();
+            if now == Life::Ended {
+                break;
+            }
+            life.changed().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+        said.send(Life::Ended).unwrap();
+    });
+    let next = || heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(next(), Life::Starting);
+    fake.serve();
+    assert_eq!(next(), Life::Ready);
+    assert!(fake.control.drain());
+    assert_eq!(next(), Life::Draining);
+    drop(fake);
+    let good_bye: Vec<_> = heard.try_iter().collect();
+    assert_eq!(good_bye, [Life::Ended, Life::Ended]);
+}
+
+// A registry that is away must not take a healthy gateway out of service.
+#[test]
+fn a_registry_out_of_reach_leaves_the_gateway_ready_and_is_counted() {
+    let mut fake = Fake::start();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    fake.control
+        .register(super::registration::tests::registrant(&endpoint));
+    fake.serve();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let (_, _, page) = fake.get("/metrics");
+        assert!(page.contains("\nringway_registered 0\n"), "{page}");
+        if !page.contains("\nringway_registry_failures_total 0\n") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{page}");
+    }
+    assert_eq!(fake.get("/readyz").0, 200);
+    // And it does not hold up the end.
+    let began = std::time::Instant::now();
+    drop(fake);
+    assert!(began.elapsed() < super::FAREWELL, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_drain_begins_once_and_tells_how_it_goes() {
+    let fake = Fake::start();
+    assert_eq!(fake.post("/drain", "", "").0, 503, "it is not up yet");
+    fake.serve();
+    fake.metrics[0].connections.set(150);
+    fake.metrics[1].connections.set(50);
+    fake.metrics[1].streams.set(3);
+    let (status, plan) = fake.post("/drain?dry_run=true", "", "");
+    assert_eq!(status, 200, "{plan}");
+    let plan: Plan = serde_json::from_str(&plan).unwrap();
+    assert_eq!((plan.load.connections, plan.load.streams), (200, 3));
+    let by_rate = "drain.connections_per_second".to_owned();
+    assert_eq!((plan.spread_ms, plan.pace), (2_000, by_rate));
+    assert!(fake.drained.lock().unwrap().is_empty(), "it was only asked");
+    assert_eq!(fake.get("/readyz").0, 200);
+
+    fake.clock.store(1_000, Relaxed);
+    assert_eq!(fake.post("/drain", "", "{\"spread_ms\": 700}").0, 202);
+    assert_eq!(fake.post("/drain", "", "").0, 409);
+    assert!(!fake.control.drain());
+    assert_eq!(*fake.drained.lock().unwrap(), [Duration::from_millis(700)]);
+    assert_eq!(fake.get("/readyz").0, 503);
+    fake.clock.store(1_500, Relaxed);
+    fake.metrics[0].connections.set(0);
+    let progress: Progress = serde_json::from_str(&fake.get("/drain").2).unwrap();
+    assert_eq!(progress.life, Life::Draining);
+    assert_eq!(progress.load.connections, 50);
+    let begun = progress.drain.unwrap();
+    assert_eq!((begun.plan.spread_ms, begun.elapsed_ms), (700, 500));
+}
+
+#[test]
+fn a_drain_that_is_not_understood_is_refused_and_changes_nothing() {
+    let fake = Fake::start();
+    fake.serve();
+    let cases = [
+        ("/drain?spread_ms=soon", "", "", 400, "spread_ms = soon"),
+        ("/drain?spread=1", "", "", 400, "spread"),
+        (
+            "/drain?spread_ms=600001",
+            "",
+            "",
+            400,
+            "drain.max_spread_ms",
+        ),
+        ("/drain", "", "{\"dry-run\": true}", 400, "dry-run"),
+        ("/drain", "", "now", 400, "JSON"),
+        // A page in the operator's browser must not drain what only listens on loopback.
+        (
+            "/drain",
+            "origin: https://example.org\r\n",
+            "",
+            403,
+            "web page",
+        ),
+    ];
+    for (path, head, body, expected, word) in cases {
+        let (status, text) = fake.post(path, head, body);
+        assert_eq!(status, expected, "{path} {body}: {text}");
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(fake.post("/drain", "", &" ".repeat(5_000)).0, 413);
+    assert!(fake.drained.lock().unwrap().is_empty());
+    assert_eq!(fake.get("/readyz").0, 200);
 }
 
 // Shard 1 stops ticking while shard 0 goes on: the answer must name shard 1 alone.
@@ -95,7 +239,7 @@ fn health_fails_and_names_the_shard_that_stops_ticking() {
     assert_eq!(fake.get("/healthz").0, 200, "it has come back");
     // Shards end one after another in a drain: a restart would only lose what is being flushed.
     fake.clock.store(60_000, Relaxed);
-    fake.control.draining();
+    assert!(fake.control.drain());
     assert_eq!(fake.get("/healthz").0, 200);
 }
 

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst, fence},
     },
+    time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -20,8 +21,8 @@ use crate::shard::Handshake;
 /// An order to a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Begin to go away; end when everything is closed and flushed.
-    Drain,
+    /// Begin to go away: close clients spread over this time; end when everything is closed and flushed.
+    Drain(Duration),
     /// End at once.
     Stop,
 }
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn an_awake_owner_is_not_rung_and_a_sleeping_one_once() {
         let (port, mailbox) = mailbox(1).unwrap();
-        port.order(Order::Drain);
+        port.order(Order::Drain(Duration::ZERO));
         assert!(!is_rung(mailbox.bell()));
         assert!(!mailbox.is_empty(), "the owner sees it without the bell");
 
@@ -202,7 +203,7 @@ mod tests {
         let (port, mailbox) = mailbox(1).unwrap();
         let sender = std::thread::spawn(move || {
             for _ in 0..ORDERS {
-                while port.orders.try_send(Order::Drain).is_err() {
+                while port.orders.try_send(Order::Stop).is_err() {
                     std::thread::yield_now();
                 }
                 port.ring();

@@ -5,7 +5,7 @@ use std::vec;
 use gateway_proto::{names, v1};
 use h2_stream::{Status, StreamId};
 
-use super::{Exchange, Input, Link, Rejection, Ticket, services::Service};
+use super::{Ended, Exchange, Input, Link, Progress, Rejection, Stage, Ticket, services::Service};
 
 /// What a stream is.
 pub(super) enum Call {
@@ -39,10 +39,25 @@ impl Flat {
             credit,
         }
     }
+
+    /// Passes over messages that were dealt with on an earlier stream of the session.
+    pub(super) fn skip(mut self, done: usize) -> Self {
+        self.messages.by_ref().take(done).for_each(drop);
+        self
+    }
+}
+
+/// How a stream ends with the gateway.
+pub(super) fn going_away() -> Status {
+    Status::new(h2_stream::Code::Unavailable, "the gateway is going away")
 }
 
 impl Link {
     pub(super) fn on_request(&mut self, stream: StreamId, method: &str) -> Option<Input> {
+        if self.stage == Stage::Ended {
+            self.server.finish(stream, going_away());
+            return None;
+        }
         let (call, input) = match method {
             names::EXCHANGE => {
                 self.server.start(stream);
@@ -114,7 +129,7 @@ impl Link {
                 let unary = matches!(self.calls.get(&ticket.stream), Some(Call::Push));
                 self.handled(ticket, Some(rejection));
                 Some(if unary {
-                    Input::Gone(ticket.stream)
+                    Input::Gone(ticket.stream, None)
                 } else {
                     Input::Refused(ticket)
                 })
@@ -157,17 +172,45 @@ impl Link {
         )
     }
 
-    /// Ends a stream from our side.
+    /// Ends a stream from our side, behind the ack of everything that was dealt with.
     pub(super) fn finish(&mut self, stream: StreamId, status: Status) -> Option<Input> {
+        self.flush_acks();
         self.server.finish(stream, status);
-        self.forget(stream).then_some(Input::Gone(stream))
+        self.forget(stream)
     }
 
-    /// Whether the stream was known.
-    pub(super) fn forget(&mut self, stream: StreamId) -> bool {
-        let known = self.calls.remove(&stream).is_some();
-        self.metrics.streams.sub(u64::from(known));
-        known
+    /// What the shard must be told, if the stream was known.
+    pub(super) fn forget(&mut self, stream: StreamId) -> Option<Input> {
+        let call = self.calls.remove(&stream)?;
+        self.metrics.streams.sub(1);
+        Some(Input::Gone(stream, self.remains(stream, call)))
+    }
+
+    /// What is left of a call that has ended.
+    pub(super) fn remains(&self, stream: StreamId, call: Call) -> Option<Box<Ended>> {
+        let Call::Exchange(exchange) = call else {
+            return None;
+        };
+        let progress = self.progress_of(stream, &exchange);
+        let unacked = exchange.events.bytes() as u64;
+        self.metrics.unacked_bytes.sub(unacked);
+        Some(Box::new(exchange.end(progress)))
+    }
+
+    /// One more message of a batch was dealt with, and others follow.
+    pub(super) fn note_part(&mut self, ticket: Ticket) {
+        let (stream, sequence, done) = &mut self.partial;
+        if (*stream, *sequence) == (ticket.stream, ticket.sequence) {
+            *done += 1;
+        } else {
+            self.partial = (ticket.stream, ticket.sequence, 1);
+        }
+    }
+
+    pub(super) fn progress_of(&self, stream: StreamId, exchange: &Exchange) -> Progress {
+        let (of, sequence, done) = self.partial;
+        let partial = (of == stream).then_some((sequence, done));
+        exchange.progress(partial)
     }
 
     pub(super) fn exchange(&mut self, stream: StreamId) -> Option<&mut Exchange> {

@@ -7,7 +7,7 @@ use gateway_proto::v1::{
 };
 
 use crate::{
-    command::{Command, Delivery, Priority, Push, Receipt, Target, Who},
+    command::{Command, Delivery, Priority, Push, Question, Receipt, Target, Who},
     gateway::Gateway,
     identity::{ConnId, is_valid_name},
 };
@@ -143,6 +143,17 @@ impl<'a> Checks<'a> {
             code,
             reason: message.reason.into(),
         })
+    }
+
+    pub(super) fn query(&self, message: v1::Query) -> Result<Command, Rejection> {
+        use v1::query::Question as Wire;
+        let question = match message.question {
+            Some(Wire::UserId(user)) => Question::User(name(user, "user_id")?),
+            Some(Wire::Totals(_)) => Question::Totals,
+            Some(Wire::Topic(topic)) => Question::Topic(name(topic, "topic")?),
+            None => return Err(no_target()),
+        };
+        Ok(Command::Query { question, of: None })
     }
 
     fn target(&self, target: Option<Wire>) -> Result<Target, Rejection> {

@@ -4,10 +4,9 @@ use gateway_proto::v1::{self, gateway_frame::Body, logic_frame::Body as Down};
 use h2_stream::{Code, Status, StreamId};
 
 use super::{
-    Exchange, Input, Link, Rejection, Ticket,
+    Exchange, Input, Link, Rejection, Resumption, Ticket,
     calls::{Call, Flat},
     check::Checks,
-    exchange,
 };
 
 impl Link {
@@ -23,10 +22,7 @@ impl Link {
                 let status = Status::new(Code::FailedPrecondition, "the first frame must be Hello");
                 self.refuse_hello(stream, status)
             }
-            (true, Some(Down::ClientAck(ack))) => {
-                let settled = self.exchange(stream)?.acknowledge(ack.id);
-                (!settled.is_empty()).then_some(Input::Settled(settled))
-            }
+            (true, Some(Down::ClientAck(ack))) => self.on_client_ack(stream, ack.id),
             (true, body) => return self.on_command(stream, frame.sequence, body, credit),
         };
         self.server.release(stream, credit);
@@ -57,6 +53,12 @@ impl Link {
             self.server.release(stream, credit);
             return None;
         }
+        if exchange.was_done(sequence) {
+            self.metrics.duplicates.add(1);
+            self.handled(ticket, None);
+            return None;
+        }
+        let done = exchange.done_in_part(sequence);
         let checks = Checks::new(&self.gateway);
         let command = match body {
             Some(Down::Push(push)) => {
@@ -64,17 +66,16 @@ impl Link {
                 return None;
             }
             Some(Down::Batch(batch)) if checks.fits(&batch) => {
-                self.batch = Some(Flat::new(stream, sequence, batch.messages, credit));
+                self.partial = (stream, sequence, done);
+                let flat = Flat::new(stream, sequence, batch.messages, credit);
+                self.batch = Some(flat.skip(done));
                 return None;
             }
             Some(Down::Batch(batch)) => Err(checks.too_many(&batch)),
             Some(Down::Subscribe(subscribe)) => checks.subscribe(subscribe),
             Some(Down::Unsubscribe(unsubscribe)) => checks.unsubscribe(unsubscribe),
             Some(Down::Disconnect(disconnect)) => checks.disconnect(disconnect),
-            Some(Down::Query(_)) => Err(Rejection::new(
-                v1::RejectReason::Unsupported,
-                "this gateway answers no queries (Welcome.capabilities)",
-            )),
+            Some(Down::Query(query)) => checks.query(query),
             Some(Down::Hello(_)) => Err(Rejection::new(
                 v1::RejectReason::UnknownFrame,
                 "Hello comes once, as the first frame",
@@ -99,39 +100,55 @@ impl Link {
     }
 
     fn on_hello(&mut self, stream: StreamId, hello: v1::Hello) -> Option<Input> {
+        match Exchange::accept(&hello, self.shard) {
+            Ok(exchange) => {
+                self.calls.insert(stream, Call::Exchange(exchange));
+                Some(Input::Hello(stream, Box::new(hello)))
+            }
+            Err(status) => self.refuse_hello(stream, *status),
+        }
+    }
+
+    /// Answers `Hello`: from here on the stream's commands are handed out.
+    pub fn welcome(&mut self, stream: StreamId, hello: &v1::Hello, resumption: &Resumption) {
         let (shard, shards) = (self.shard, self.gateway.shard_addresses.len());
         let asks_directory = hello.receive.contains(&(v1::Receive::Directory as i32));
-        let accepted = match Exchange::accept(&hello, shard) {
-            Ok(exchange) => exchange,
-            Err(status) => return self.refuse_hello(stream, *status),
+        let Some(accepted) = self.exchange(stream) else {
+            return;
         };
+        accepted.begin(resumption);
+        let whole_gateway = accepted.whole_gateway();
         let welcome = v1::Welcome {
             gateway_id: self.gateway.id.clone(),
             epoch: self.gateway.epoch,
             shard: u32::from(shard),
             shards: shards as u32,
-            resume: exchange::resume(&hello, self.gateway.epoch).into(),
-            last_sequence: 0,
-            capabilities: accepted.capabilities(),
+            resume: resumption.resume.into(),
+            last_sequence: resumption.progress.last_sequence,
+            capabilities: self.gateway.capabilities(),
             limits: Some(self.gateway.limits()),
+            resume_token: resumption.token,
         };
-        let input = accepted.receives().map(|service| Input::Receive {
-            stream,
-            service,
-            whole_gateway: accepted.whole_gateway(),
-            acks: accepted.acks_events(),
-        });
-        self.calls.insert(stream, Call::Exchange(accepted));
         self.send_frame(stream, Body::Welcome(welcome));
-        if asks_directory {
+        if asks_directory && self.gateway.config.directory.enabled {
+            self.later.push(Input::Directory {
+                stream,
+                whole_gateway,
+            });
+        } else if asks_directory {
             let detail = "this gateway keeps no directory (Welcome.capabilities)";
             let rejection = Rejection::new(v1::RejectReason::Unsupported, detail);
             self.reject(stream, 0, &rejection);
         }
-        if self.draining {
-            let draining = v1::Draining { remaining_ms: 0 };
-            self.send_frame(stream, Body::Draining(draining));
+        self.send_draining(stream);
+    }
+
+    /// Says how soon the gateway means to be gone, if it goes away.
+    pub(super) fn send_draining(&mut self, stream: StreamId) {
+        if let Some(ends) = self.drain_ends {
+            let remaining = ends.saturating_sub(self.now).as_millis();
+            let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX);
+            self.send_frame(stream, Body::Draining(v1::Draining { remaining_ms }));
         }
-        input
     }
 }

@@ -1,33 +1,38 @@
 //! The state of one `Exchange` stream.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
-use gateway_proto::v1::{self, Capability, Receive, Resume, Scope, gateway_frame::Body};
+use gateway_proto::v1::{self, Capability, Receive, Scope};
 use h2_stream::{Code, Status};
 
-use crate::{
-    gateway::CAPABILITIES,
-    identity::{ConnId, ShardIndex, is_valid_name},
-};
+use super::events::{Acknowledged, Events};
+use super::session::{Ended, Progress, Resumption, SESSION_ID_BYTES, SessionKey};
+use crate::identity::{ShardIndex, is_valid_name};
 
 /// The state of one `Exchange` stream.
 #[derive(Debug, Default)]
 pub struct Exchange {
     /// `Hello` was taken.
     open: bool,
+    /// It was answered.
+    welcome: bool,
     whole_gateway: bool,
     /// The consumer group, when the stream receives client events.
     receives: Option<Arc<str>>,
     acks_events: bool,
-    /// The newest sequence seen, and the newest one that was acknowledged.
+    /// The newest sequence seen, the newest one that was dealt with, and whether that is to be acknowledged.
     sequence: u64,
     handled: u64,
-    acked: u64,
-    /// The newest event sent, and the newest one the service has acknowledged.
-    event: u64,
-    event_acked: u64,
-    /// Connections that wait until an event is acknowledged, in the order of events.
-    unsettled: VecDeque<(u64, ConnId)>,
+    ack_due: bool,
+    /// The session that goes on when the stream breaks.
+    session: Option<SessionKey>,
+    /// Commands up to here had their effect on an earlier stream of the session, and of the batch behind them a part.
+    resumed: u64,
+    partial: Option<(u64, usize)>,
+    /// The service has said something.
+    used: bool,
+    /// What it was sent of clients' events.
+    pub(super) events: Events,
 }
 
 impl Exchange {
@@ -68,6 +73,10 @@ impl Exchange {
         self.open
     }
 
+    pub(super) fn is_welcome(&self) -> bool {
+        self.welcome
+    }
+
     pub(super) fn whole_gateway(&self) -> bool {
         self.whole_gateway
     }
@@ -80,13 +89,48 @@ impl Exchange {
         self.acks_events
     }
 
-    /// What is granted of what was asked for: all that this version has.
-    pub(super) fn capabilities(&self) -> Vec<i32> {
-        CAPABILITIES.map(i32::from).to_vec()
+    /// The session goes on, or begins.
+    pub(super) fn begin(&mut self, resumption: &Resumption) {
+        let progress = &resumption.progress;
+        self.welcome = true;
+        self.session = resumption.key;
+        (self.resumed, self.handled) = (progress.last_sequence, progress.last_sequence);
+        self.partial = progress.partial;
     }
 
-    /// Whether `sequence` is a new one.
+    /// How far commands have come; `partial` of what came on this stream.
+    pub(super) fn progress(&self, partial: Option<(u64, usize)>) -> Progress {
+        let partial = partial.or(self.partial);
+        Progress {
+            last_sequence: self.handled,
+            partial: partial.filter(|(sequence, done)| *sequence > self.handled && *done > 0),
+            used: self.used,
+        }
+    }
+
+    /// What is left when the stream has ended.
+    pub(super) fn end(self, progress: Progress) -> Ended {
+        Ended {
+            key: self.session,
+            progress,
+            unacknowledged: self.events.into_unacknowledged(),
+        }
+    }
+
+    /// Whether an earlier stream of the session brought this command, and it had its effect.
+    pub(super) fn was_done(&self, sequence: u64) -> bool {
+        sequence <= self.resumed
+    }
+
+    /// How many messages of this batch had their effect on an earlier stream of the session.
+    pub(super) fn done_in_part(&mut self, sequence: u64) -> usize {
+        let same = self.partial.take_if(|(of, _)| *of == sequence);
+        same.map_or(0, |(_, done)| done)
+    }
+
+    /// Whether `sequence` is a new one on this stream.
     pub(super) fn rises(&mut self, sequence: u64) -> bool {
+        self.used = true;
         let rises = sequence > self.sequence;
         self.sequence = self.sequence.max(sequence);
         rises
@@ -94,61 +138,21 @@ impl Exchange {
 
     /// A command has been dealt with. Whether this is the first since the last ack.
     pub(super) fn take(&mut self, sequence: u64) -> bool {
-        let first = self.handled == self.acked;
         self.handled = self.handled.max(sequence);
-        first && self.handled > self.acked
+        !std::mem::replace(&mut self.ack_due, true)
     }
 
     /// The sequence to be acknowledged, if there is a new one.
     pub(super) fn ack(&mut self) -> Option<u64> {
-        let due = self.handled > self.acked;
-        self.acked = self.handled;
-        due.then_some(self.acked)
+        std::mem::take(&mut self.ack_due).then_some(self.handled)
     }
 
-    /// Gives a client's event its number.
-    pub(super) fn number(&mut self, event: &mut Body) {
-        self.event += 1;
-        match event {
-            Body::Opened(opened) => opened.id = self.event,
-            Body::Message(message) => message.id = self.event,
-            Body::Closed(closed) => closed.id = self.event,
-            _ => debug_assert!(false, "not a client's event"),
-        }
-    }
-
-    /// Marks the place of `conn`; `true` when nothing before it is unacknowledged.
-    pub(super) fn settle(&mut self, conn: ConnId) -> bool {
-        let settled = !self.acks_events || self.event_acked >= self.event;
-        if !settled {
-            self.unsettled.push_back((self.event, conn));
-        }
-        settled
-    }
-
-    /// The service has handled everything up to `id`: the connections that waited for that.
-    pub(super) fn acknowledge(&mut self, id: u64) -> Vec<ConnId> {
-        self.event_acked = self.event_acked.max(id.min(self.event));
-        let acked = self.event_acked;
-        let settled = self.unsettled.iter().take_while(|(at, _)| *at <= acked);
-        let settled = settled.count();
-        self.unsettled
-            .drain(..settled)
-            .map(|(_, conn)| conn)
-            .collect()
+    /// The service has handled everything up to `id`.
+    pub(super) fn acknowledge(&mut self, id: u64) -> Acknowledged {
+        self.used = true;
+        self.events.acknowledge(id)
     }
 }
-
-/// What becomes of the session that `Hello` names: sessions are not kept beyond their stream.
-pub(super) fn resume(hello: &v1::Hello, epoch: u64) -> Resume {
-    if hello.session_id.is_empty() || hello.gateway_epoch != epoch {
-        Resume::New
-    } else {
-        Resume::Unknown
-    }
-}
-
-const SESSION_ID_BYTES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -183,26 +187,6 @@ mod tests {
         assert!(!exchange.rises(1));
         assert!(exchange.rises(9));
         assert!(!exchange.rises(8));
-    }
-
-    #[test]
-    fn a_conn_settles_when_all_before_it_is_acknowledged() {
-        let mut exchange = receiving();
-        let (a, b) = (ConnId::new(0, 1, 1), ConnId::new(0, 2, 1));
-        assert!(exchange.settle(a), "nothing was sent");
-        let mut event = Body::Message(v1::ClientMessage::default());
-        exchange.number(&mut event);
-        assert!(!exchange.settle(a));
-        exchange.number(&mut event);
-        assert!(!exchange.settle(b));
-        assert_eq!(exchange.acknowledge(1), [a]);
-        assert_eq!(exchange.acknowledge(99), [b]);
-        assert!(
-            exchange.settle(a),
-            "an ack beyond what was sent counts as all of it"
-        );
-        exchange.number(&mut event);
-        assert!(!exchange.settle(a));
     }
 
     #[test]

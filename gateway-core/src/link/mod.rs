@@ -7,9 +7,12 @@
 mod calls;
 mod check;
 mod commands;
+mod events;
 mod exchange;
 mod reflection;
 mod services;
+mod session;
+mod upward;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,11 +26,15 @@ use crate::{
     gateway::Gateway,
     identity::{ConnId, ShardIndex},
     metrics::Metrics,
+    mutation::{self, Rule},
 };
 
 use calls::{Call, Flat};
 pub use check::Rejection;
+pub use events::Events;
 pub use exchange::Exchange;
+pub use session::{Claim, Ended, Progress, Resumption, SessionKey};
+pub use upward::{Load, Wanted};
 
 /// What a shard must deal with.
 #[derive(Debug)]
@@ -40,21 +47,21 @@ pub enum Input {
     Refused(Ticket),
     /// All messages of a counting call were handed out.
     CallEnded(StreamId),
-    /// An `Exchange` stream wants client events of this service.
-    Receive {
+    /// An `Exchange` stream begins: answer with [`Link::welcome`], or end it.
+    Hello(StreamId, Box<v1::Hello>),
+    /// An `Exchange` stream wants to know who is online.
+    Directory {
         /// The stream.
         stream: StreamId,
-        /// The consumer group.
-        service: Arc<str>,
-        /// It wants those of the whole gateway.
+        /// It asks about the whole gateway.
         whole_gateway: bool,
-        /// It acknowledges what it has handled.
-        acks: bool,
     },
     /// These connections waited for an acknowledgement, which has come.
     Settled(Vec<ConnId>),
-    /// The stream is gone.
-    Gone(StreamId),
+    /// The last event of these connections is acknowledged.
+    Left(Vec<ConnId>),
+    /// The stream is gone. What is left of it, if it was an `Exchange` stream.
+    Gone(StreamId, Option<Box<Ended>>),
 }
 
 /// A command on its way through the shard.
@@ -83,11 +90,29 @@ pub struct Link {
     calls: HashMap<StreamId, Call>,
     /// Messages of one batch that are not handed out yet. While there are any, no other event is looked at.
     batch: Option<Flat>,
+    /// The newest batch of which a part was dealt with: stream, sequence, messages.
+    partial: (StreamId, u64, usize),
+    /// Handed out before anything else is looked at.
+    later: Vec<Input>,
     /// `Exchange` streams with an ack to be sent.
     acks: Vec<StreamId>,
-    draining: bool,
+    /// When the gateway means to be gone.
+    drain_ends: Option<Duration>,
+    stage: Stage,
+    now: Duration,
     /// What of the server's counters is in the metrics.
     counted: Counters,
+}
+
+/// How much of a link is still wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// All of it.
+    Open,
+    /// Nothing that comes is looked at.
+    Deaf,
+    /// Its streams have ended; new ones are refused.
+    Ended,
 }
 
 impl Link {
@@ -107,8 +132,12 @@ impl Link {
             shard,
             calls: HashMap::new(),
             batch: None,
+            partial: (StreamId(0), 0, 0),
+            later: Vec::new(),
             acks: Vec::new(),
-            draining: false,
+            drain_ends: None,
+            stage: Stage::Open,
+            now,
             counted: Counters::default(),
         }
     }
@@ -124,6 +153,12 @@ impl Link {
         self.server.wants_bytes()
     }
 
+    /// A PING was not answered: nothing that is still to be sent will arrive.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.server.counters().unanswered_pings > 0
+    }
+
     /// Keepalive and call deadlines.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.server.handle_timeout(now);
@@ -137,9 +172,13 @@ impl Link {
 
     /// The next thing for the shard to deal with.
     pub fn next(&mut self, now: Duration) -> Option<Input> {
+        self.now = now;
         loop {
-            if let Some(input) = self.next_of_batch() {
+            if let Some(input) = self.later.pop().or_else(|| self.next_of_batch()) {
                 return Some(input);
+            }
+            if self.stage == Stage::Deaf {
+                return None;
             }
             let Some(event) = self.server.poll_event(now) else {
                 self.count_refused();
@@ -157,9 +196,12 @@ impl Link {
             self.reject(ticket.stream, ticket.sequence, &rejection);
         }
         if !ticket.last {
+            self.note_part(ticket);
             return;
         }
-        self.server.release(ticket.stream, ticket.credit);
+        if !mutation::is_off(Rule::CreditReturn) {
+            self.server.release(ticket.stream, ticket.credit);
+        }
         if let Some(Call::Exchange(exchange)) = self.calls.get_mut(&ticket.stream)
             && exchange.take(ticket.sequence)
         {
@@ -181,44 +223,57 @@ impl Link {
         self.send_frame(stream, Body::Receipt(receipt));
     }
 
-    /// Sends a client's event to a stream that receives them. Whether there was such a stream.
-    pub fn send_event(&mut self, stream: StreamId, mut event: Body) -> bool {
-        let Some(Call::Exchange(exchange)) = self.calls.get_mut(&stream) else {
-            return false;
-        };
-        exchange.number(&mut event);
-        self.send_frame(stream, event);
-        self.metrics.messages_out_logic.add(1);
-        true
+    /// Sends who is online, or what has changed. Whether there was such a stream.
+    pub fn send_directory(&mut self, stream: StreamId, frame: Body) -> bool {
+        let known = self.exchange(stream).is_some();
+        if known {
+            self.send_frame(stream, frame);
+        }
+        known
     }
 
-    /// Marks the place of `conn` behind all events sent so far. `true`: all of them are acknowledged already, or
-    /// nobody will ever acknowledge them.
-    pub fn settle(&mut self, stream: StreamId, conn: ConnId) -> bool {
-        match self.calls.get_mut(&stream) {
-            Some(Call::Exchange(exchange)) => exchange.settle(conn),
-            _ => true,
+    /// A stream asked for the directory, and there are too many already.
+    pub fn refuse_directory(&mut self, stream: StreamId) {
+        let detail = "as many streams as can be receive the directory here (directory.max_streams)";
+        let rejection = Rejection::new(v1::RejectReason::Overloaded, detail);
+        self.reject(stream, 0, &rejection);
+    }
+
+    /// Sends the answer to a query.
+    pub fn send_answer(&mut self, stream: StreamId, answer: v1::QueryResult) {
+        self.send_frame(stream, Body::Result(answer));
+    }
+
+    /// How far the commands of an `Exchange` stream have come.
+    #[must_use]
+    pub fn progress(&self, stream: StreamId) -> Option<Progress> {
+        match self.calls.get(&stream) {
+            Some(Call::Exchange(exchange)) => Some(self.progress_of(stream, exchange)),
+            _ => None,
         }
     }
 
-    /// Ends a stream that asked for client events which it can't get.
+    /// Ends an `Exchange` stream whose session goes on elsewhere, or belongs to somebody else. Nothing of it is handed
+    /// out any more. What is left of it.
+    pub fn end(&mut self, stream: StreamId, status: Status) -> Option<Box<Ended>> {
+        self.batch.take_if(|batch| batch.stream == stream);
+        match self.finish(stream, status) {
+            Some(Input::Gone(_, ended)) => ended,
+            _ => None,
+        }
+    }
+
+    /// Ends a stream that asked for client events which it can't get. It is handed out as gone.
     pub fn refuse_receiver(&mut self, stream: StreamId) {
         let detail = "this gateway knows as many services as it can (upstream.max_services)";
-        self.finish(
-            stream,
-            Status::new(h2_stream::Code::ResourceExhausted, detail),
-        );
+        let status = Status::new(h2_stream::Code::ResourceExhausted, detail);
+        let gone = self.finish(stream, status);
+        self.later.extend(gone);
     }
 
     /// Changes the flow-control windows of the connection and of its coming streams.
     pub fn set_windows(&mut self, stream: u32, connection: u32) {
         self.server.set_windows(stream, connection);
-    }
-
-    /// How many bytes wait to be sent on a stream.
-    #[must_use]
-    pub fn queued(&self, stream: StreamId) -> usize {
-        self.server.queued(stream)
     }
 
     /// Appends about `max` bytes for the socket, acks included.
@@ -240,30 +295,74 @@ impl Link {
     }
 
     /// Tells every stream that the gateway is going away in `remaining`.
-    pub fn drain(&mut self, remaining: Duration) {
-        self.draining = true;
-        let remaining_ms = remaining.as_millis() as u32;
-        let exchanges: Vec<StreamId> = self.streams_where(|call| matches!(call, Call::Exchange(_)));
+    pub fn drain(&mut self, now: Duration, remaining: Duration) {
+        self.now = now;
+        self.drain_ends = Some(now + remaining);
+        let exchanges = self.streams_where(
+            |call| matches!(call, Call::Exchange(exchange) if exchange.is_welcome()),
+        );
         for stream in exchanges {
-            self.send_frame(stream, Body::Draining(v1::Draining { remaining_ms }));
+            self.send_draining(stream);
         }
         self.update_watches();
     }
 
-    /// Ends every stream, then the connection (GOAWAY), once what is queued was sent.
+    /// Takes no more commands: what comes from now on is never handed out, nor acknowledged. The rest of a batch is.
+    pub fn take_no_more(&mut self) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Deaf;
+        }
+    }
+
+    /// Whether a part of this command's batch was dealt with.
+    #[must_use]
+    pub fn has_begun(&self, ticket: &Ticket) -> bool {
+        let (stream, sequence, done) = self.partial;
+        done > 0 && (stream, sequence) == (ticket.stream, ticket.sequence)
+    }
+
+    /// Ends every stream behind its acks, then the connection (GOAWAY): everything that was dealt with is acknowledged
+    /// before, and nothing is handed out after. A client can count on that. Call it again until the link
+    /// [is closed](Self::is_closed): nobody is waited for who has nothing more to get.
     pub fn shutdown(&mut self, now: Duration) {
-        for (stream, _) in std::mem::take(&mut self.calls) {
+        if self.stage == Stage::Ended {
+            if self.server.open_streams() == 0 && !self.server.has_output() {
+                self.server.abort();
+            }
+            return;
+        }
+        self.stage = Stage::Ended;
+        self.flush_acks();
+        (self.batch, self.later) = (None, Vec::new());
+        for (stream, call) in std::mem::take(&mut self.calls) {
             self.metrics.streams.sub(1);
-            let status = Status::new(h2_stream::Code::Unavailable, "the gateway is going away");
-            self.server.finish(stream, status);
+            self.server.finish(stream, calls::going_away());
+            let remains = self.remains(stream, call);
+            self.later.push(Input::Gone(stream, remains));
         }
         self.server.shutdown(now);
     }
 
-    /// Every open stream, for the shard to forget when the socket is gone.
-    pub fn take_streams(&mut self) -> Vec<StreamId> {
-        self.metrics.streams.sub(self.calls.len() as u64);
-        self.calls.drain().map(|(stream, _)| stream).collect()
+    /// Whether [`Link::shutdown`] was called.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.stage == Stage::Ended
+    }
+
+    /// Whether messages of a batch are still to be handed out.
+    #[must_use]
+    pub fn is_mid_batch(&self) -> bool {
+        self.batch.is_some()
+    }
+
+    /// Every open stream, for the shard to forget when the socket is gone, with what is left of it.
+    pub fn take_streams(&mut self) -> Vec<(StreamId, Option<Box<Ended>>)> {
+        let mut calls = std::mem::take(&mut self.calls);
+        self.metrics.streams.sub(calls.len() as u64);
+        let calls = calls.drain();
+        calls
+            .map(|(stream, call)| (stream, self.remains(stream, call)))
+            .collect()
     }
 
     /// Counts what never became a call, and how a connection broke; the rest is counted where it is dealt with.
@@ -293,7 +392,7 @@ impl Link {
             ServerEvent::HalfClosed { stream } => self.on_half_closed(stream),
             ServerEvent::Closed { stream, reason } => {
                 self.metrics.stream_errors.count(services::label(&reason));
-                self.forget(stream).then_some(Input::Gone(stream))
+                self.forget(stream)
             }
             _ => None,
         }
@@ -339,11 +438,8 @@ impl Link {
     fn on_half_closed(&mut self, stream: StreamId) -> Option<Input> {
         match self.calls.get(&stream)? {
             Call::PushStream | Call::Push | Call::PushMany => Some(Input::CallEnded(stream)),
-            Call::Exchange(_) => {
-                // What was acked so far leaves before the end of the stream.
-                self.flush_acks();
-                self.finish(stream, Status::ok())
-            }
+            // Everything before was dealt with: the last ack leaves before the end of the stream.
+            Call::Exchange(_) => self.finish(stream, Status::ok()),
             Call::Service(service) => {
                 if !service.is_watch() {
                     self.finish(stream, Status::ok());

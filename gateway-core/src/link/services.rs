@@ -119,7 +119,7 @@ impl Link {
     }
 
     fn health(&self) -> HealthCheckResponse {
-        let status = if self.draining {
+        let status = if self.drain_ends.is_some() {
             ServingStatus::NotServing
         } else {
             ServingStatus::Serving

@@ -71,7 +71,7 @@ impl Shard {
 
     /// A valid request: policy decides, then the connection opens here or moves to the shard of its user.
     fn admit(&mut self, now: Duration, id: ConnId, request: &UpgradeRequest, consumed: usize) {
-        let identity = match self.judge(request) {
+        let identity = match self.judge(now, request) {
             Ok(identity) => identity,
             Err(refusal) => return self.refuse_upgrade(now, id, request, &refusal),
         };
@@ -91,9 +91,9 @@ impl Shard {
         self.open(now, id, request, consumed, identity);
     }
 
-    fn judge(&self, request: &UpgradeRequest) -> Result<Identity, Refusal> {
+    fn judge(&mut self, now: Duration, request: &UpgradeRequest) -> Result<Identity, Refusal> {
         if self.drain.is_some() {
-            return Err(RefusalReason::Draining.into());
+            return Err(self.refuse_while_draining(now));
         }
         if !request.origin_allowed {
             return Err(RefusalReason::Origin.into());
@@ -144,12 +144,17 @@ impl Shard {
             return;
         };
         (conn.born, conn.heard_ms) = (born, now_ms);
+        self.directory.open_connections += 1;
         self.metrics.handshaking.sub(1);
         self.metrics.connections.add(1);
         if let Identity::User(name) = &identity {
             let user = self.users.enter(name);
             conn.user = Some(user);
+            if let Some(assignments) = self.leavers.come_back(name) {
+                self.users.get_mut(user).assignments = assignments;
+            }
             self.users.add_conn(user, id);
+            self.directory.changed(&self.users.get(user).id);
             self.topics
                 .conn_came(&self.users, &mut self.conns, user, id);
             self.metrics.users.set(self.users.online() as u64);
@@ -260,6 +265,7 @@ impl Shard {
             priority: Priority::High,
             expires_ms: u64::MAX,
             control: true,
+            last: !conn.is_open(),
             ..Meta::default()
         };
         let ledger = &mut self.ledger;

@@ -125,7 +125,9 @@ impl Shard {
         self.metrics.closed.count(close_label(code));
         self.emit_closed(now, id, code, reason);
         self.topics.conn_goes(&mut self.conns, id);
+        self.directory.open_connections -= 1;
         if let Some(user) = user {
+            self.directory.changed(&self.users.get(user).id);
             self.users.remove_conn(user, id);
             self.metrics.users.set(self.users.online() as u64);
         }
@@ -155,6 +157,14 @@ impl Shard {
             } => {
                 self.remove_conn(now, id, "");
                 self.actions.push_back(Action::Close { socket });
+            }
+            Phase::Closing {
+                ref mut until_ms,
+                awaits: Awaits::Close,
+            } => {
+                *until_ms = now.as_millis() as u64 + self.gateway.config.ws.close_timeout_ms;
+                let until_ms = *until_ms;
+                self.arm(id, until_ms);
             }
             _ => {}
         }

@@ -1,19 +1,19 @@
 //! What a shard does with what its links hand out.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use gateway_proto::v1::RejectReason;
 use h2_stream::StreamId;
 
 use super::{
     Shard,
+    greeting::stream_ref,
     jobs::{JobId, Owner},
     route::{Done, Origin},
 };
 use crate::{
     command::{Command, Receipt},
     identity::LinkId,
-    lanes::{Notice, ReceiverRef},
     link::{Input, Rejection, Ticket},
 };
 
@@ -56,7 +56,11 @@ impl Shard {
             whole_gateway: ticket.whole_gateway,
             job,
         };
-        let refused = match self.execute(now, origin, command) {
+        let done = match command {
+            Command::Query { question, .. } => self.query(id, ticket, question),
+            command => self.execute(now, origin, command),
+        };
+        let refused = match done {
             Done::Taken => None,
             Done::Refused(rejection) => Some(rejection),
             Done::Blocked(command) => {
@@ -105,9 +109,10 @@ impl Shard {
             let detail = "this shard waits for as many receipts as it can (limits.max_jobs)";
             return Err(Rejection::new(RejectReason::Overloaded, detail));
         }
+        let at = stream_ref(id, ticket.stream);
+        let asker = state.askers.entry(ticket.stream);
         let owner = Owner::Receipt {
-            link: id,
-            stream: ticket.stream,
+            asker: *asker.or_insert_with(|| self.askers.enter(at)),
             sequence: ticket.sequence,
         };
         let job = self.ledger.jobs.start(owner, receipt, false);
@@ -142,6 +147,7 @@ impl Shard {
                 }
             }
             Input::Refused(ticket) => self.refused(id, ticket),
+            Input::Hello(stream, hello) => self.greet(now, id, stream, &hello),
             Input::CallEnded(stream) => {
                 let call = self
                     .links
@@ -151,26 +157,18 @@ impl Shard {
                     self.ledger.jobs.end(job);
                 }
             }
-            Input::Receive {
+            Input::Directory {
                 stream,
-                service,
                 whole_gateway,
-                acks,
-            } => {
-                let receiver = self.receiver(id, stream);
-                if !self.receiver_up(now, &service, receiver, acks) {
-                    self.refuse_receiver(id, stream);
-                } else if whole_gateway {
-                    self.announce(receiver, service, acks);
-                }
-            }
+            } => self.directory_wanted(id, stream, whole_gateway),
             Input::Settled(conns) => {
                 for conn in conns {
                     self.settle_elsewhere(now, conn);
                 }
             }
-            Input::Gone(stream) => {
-                self.receiver_gone(id, stream);
+            Input::Left(conns) => self.left(conns),
+            Input::Gone(stream, ended) => {
+                self.stream_gone(now, id, stream, ended);
                 let call = self.forget_call(id, stream);
                 let state = self.links.get_mut(id);
                 let batch = state.and_then(|state| state.batch.take_if(|of| of.0 == stream));
@@ -197,42 +195,10 @@ impl Shard {
         }
     }
 
-    /// A stream of GATEWAY scope: all other shards send their events here.
-    fn announce(&mut self, receiver: ReceiverRef, service: Arc<str>, acks: bool) {
-        self.announced.push((receiver, service.clone()));
-        for shard in self.lanes.others() {
-            let service = service.clone();
-            self.notify(
-                shard,
-                Notice::ReceiverUp {
-                    service,
-                    receiver,
-                    acks,
-                },
-            );
-        }
-    }
-
-    fn refuse_receiver(&mut self, id: LinkId, stream: StreamId) {
+    pub(super) fn refuse_receiver(&mut self, id: LinkId, stream: StreamId) {
         self.metrics.stream_errors.count("too_many_services");
         if let Some(state) = self.links.get_mut(id) {
             state.link.refuse_receiver(stream);
-        }
-    }
-
-    pub(super) fn receiver_gone(&mut self, id: LinkId, stream: StreamId) {
-        let receiver = self.receiver(id, stream);
-        self.upstream.receiver_down(receiver);
-        let announced = self
-            .announced
-            .iter()
-            .position(|(other, _)| *other == receiver);
-        if let Some(at) = announced {
-            let (_, service) = self.announced.swap_remove(at);
-            for shard in self.lanes.others() {
-                let service = service.clone();
-                self.notify(shard, Notice::ReceiverDown { service, receiver });
-            }
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What clients do, on its way to logic services.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gateway_proto::v1::{self, PayloadKind, gateway_frame::Body};
 
-use super::{Shard, route::Origin};
+use super::{Shard, conn::Phase, route::Origin, upstream::Pick};
 use crate::{
     command::Command,
-    identity::{ConnId, ShardIndex, SocketId},
-    lanes::{Notice, ReceiverRef, RemoteEvent, Work},
+    identity::{ConnId, ShardIndex},
+    lanes::{Notice, ReceiverRef, RemoteEvent, Upward, Work},
     ws::{CloseCode, UpgradeRequest},
 };
 
@@ -20,6 +20,37 @@ enum Refused {
     NoService,
     /// The stream that takes it is too far behind.
     Behind,
+}
+
+/// What became of an event that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// Nobody will acknowledge it.
+    Done,
+    /// It is to be acknowledged, or waits for a stream.
+    Awaited,
+}
+
+/// What became of an event, over all services.
+#[derive(Debug, Default)]
+struct Emitted {
+    /// Services that have still to acknowledge it.
+    awaited: u32,
+    /// Why a service did not get it.
+    refused: Option<Refused>,
+}
+
+impl Given {
+    fn of(acks: bool) -> Self {
+        if acks { Self::Awaited } else { Self::Done }
+    }
+}
+
+impl Emitted {
+    fn note(&mut self, given: Result<Given, Refused>) {
+        self.awaited += u32::from(given == Ok(Given::Awaited));
+        self.refused = self.refused.or(given.err());
+    }
 }
 
 impl Shard {
@@ -45,9 +76,10 @@ impl Shard {
             headers: request.headers.iter().map(header).collect(),
         };
         let emitted = self.emit(now, id, Body::Opened(opened));
-        self.note_lost(emitted);
+        self.note_lost(emitted.refused);
     }
 
+    /// The last event of a connection.
     pub(super) fn emit_closed(&mut self, now: Duration, id: ConnId, code: u16, reason: &str) {
         let closed = v1::ClientClosed {
             id: 0,
@@ -57,7 +89,8 @@ impl Shard {
             reason: reason.to_owned(),
         };
         let emitted = self.emit(now, id, Body::Closed(closed));
-        self.note_lost(emitted);
+        self.note_lost(emitted.refused);
+        self.remember_leaver(id, emitted.awaited);
     }
 
     /// A message that no service takes ends its connection: the client would wait for an answer in vain.
@@ -78,12 +111,12 @@ impl Shard {
             payload: Bytes::copy_from_slice(payload),
             kind: kind.into(),
         };
-        let emitted = self.emit(now, id, Body::Message(message));
-        self.note_lost(emitted);
-        let code = match emitted {
-            Ok(()) => return,
-            Err(Refused::NoService) => CloseCode::NoService,
-            Err(Refused::Behind) => CloseCode::Overload,
+        let refused = self.emit(now, id, Body::Message(message)).refused;
+        self.note_lost(refused);
+        let code = match refused {
+            None => return,
+            Some(Refused::NoService) => CloseCode::NoService,
+            Some(Refused::Behind) => CloseCode::Overload,
         };
         self.close_conn(now, id, code.into(), code.reason());
     }
@@ -96,82 +129,156 @@ impl Shard {
         receiver: ReceiverRef,
         acks: bool,
     ) -> bool {
-        let Some((service, waiting)) = self.upstream.receiver_up(service, receiver, acks) else {
+        let Some((service, waited)) = self.upstream.receiver_up(service, receiver, acks) else {
             return false;
         };
-        for (conn, event) in waiting {
-            let emitted = self.emit_to(now, service, conn, event);
-            self.note_lost(emitted);
+        for (conn, event) in waited {
+            if matches!(event, Body::Message(_)) {
+                self.waiting.remove(conn);
+            }
+            self.emit_again(now, service, Upward::Event(conn, event));
         }
         true
     }
 
-    /// Gives an event to one stream of each service.
-    fn emit(&mut self, now: Duration, id: ConnId, event: Body) -> Result<(), Refused> {
-        let services = self.upstream.services();
-        let Some(last) = services.checked_sub(1) else {
-            let kept = self.upstream.keep(None, id, event);
-            return kept.map_err(|_| Refused::NoService);
-        };
-        let mut result = Ok(());
-        for service in 0..last {
-            result = result.and(self.emit_to(now, service, id, event.clone()));
+    /// Closes connections whose messages have waited for a stream long enough.
+    pub(super) fn close_unserved(&mut self, now: Duration) {
+        while let Some(id) = self.waiting.next_due(now) {
+            let conn = self.conns.get(id);
+            if conn.is_some_and(|conn| matches!(conn.phase, Phase::Open { .. })) {
+                let code = CloseCode::NoService;
+                self.close_conn(now, id, code.into(), code.reason());
+            }
         }
-        self.emit_to(now, last, id, event).and(result)
     }
 
+    /// Gives an event to one stream of each service.
+    fn emit(&mut self, now: Duration, id: ConnId, event: Body) -> Emitted {
+        let services = self.upstream.services();
+        let mut emitted = Emitted::default();
+        let Some(last) = services.checked_sub(1) else {
+            let kept = self.keep(now, None, id, event, false);
+            emitted.note(kept);
+            return emitted;
+        };
+        for service in 0..last {
+            emitted.note(self.emit_to(now, service, id, event.clone(), false));
+        }
+        emitted.note(self.emit_to(now, last, id, event, false));
+        emitted
+    }
+
+    /// Gives something to a service that was on its way to it before: it is within bounds already.
+    pub(super) fn emit_again(&mut self, now: Duration, service: usize, item: Upward) {
+        match item {
+            Upward::Event(conn, event) => {
+                let last = matches!(event, Body::Closed(_));
+                let given = self.emit_to(now, service, conn, event, true);
+                self.note_lost(given.err());
+                if last && given != Ok(Given::Awaited) {
+                    self.leavers.acknowledged(conn);
+                }
+            }
+            Upward::Settle(conn) => {
+                // Without a stream, the linger of the connection ends by time.
+                if let Pick::Stream { receiver, acks } = self.pick(service, conn, None)
+                    && !self.settle_with(receiver, acks, conn)
+                {
+                    self.settle_elsewhere(now, conn);
+                }
+            }
+        }
+    }
+
+    /// `again`: it is not refused, whatever the bounds.
     fn emit_to(
         &mut self,
-        _now: Duration,
+        now: Duration,
         service: usize,
         id: ConnId,
         event: Body,
-    ) -> Result<(), Refused> {
-        let user = self.conns.get(id).and_then(|conn| conn.user);
-        let receiver = match (user, self.conns.get_mut(id)) {
-            (Some(user), _) => {
-                let assignments = &mut self.users.get_mut(user).assignments;
-                self.upstream.pick(service, assignments)
+        again: bool,
+    ) -> Result<Given, Refused> {
+        let event = match self.pick(service, id, user_of(&event)) {
+            Pick::Nobody => return self.keep(now, Some(service), id, event, again),
+            Pick::Behind(receiver) => {
+                self.upstream.hold(receiver, Upward::Event(id, event));
+                self.pause(receiver, id);
+                return Ok(Given::Awaited);
             }
-            (None, Some(conn)) => self.upstream.pick(service, &mut conn.assignments),
-            // It waited, and its connection is gone: its user may be there still.
-            (None, None) => {
-                let user = user_of(&event).and_then(|user| self.users.find(user));
-                match user {
-                    Some(user) => {
-                        let assignments = &mut self.users.get_mut(user).assignments;
-                        self.upstream.pick(service, assignments)
+            Pick::Stream { receiver, acks } if receiver.shard == self.index => {
+                match self.emit_here(receiver, id, event, again)? {
+                    None => return Ok(Given::of(acks)),
+                    Some(event) => {
+                        self.upstream.receiver_down(receiver);
+                        event
                     }
-                    None => self.upstream.pick(service, &mut Vec::new()),
                 }
             }
-        };
-        match receiver {
-            None => {
-                let kept = self.upstream.keep(Some(service), id, event);
-                kept.map_err(|_| Refused::NoService)
+            Pick::Stream { receiver, acks } => {
+                self.emit_there(receiver, id, event, again)?;
+                return Ok(Given::of(acks));
             }
-            Some(receiver) if receiver.shard == self.index => self.emit_here(receiver, id, event),
-            Some(receiver) => self.emit_there(receiver, id, event),
-        }
+        };
+        // The stream has ended, and this is about to be told.
+        self.emit_to(now, service, id, event, again)
     }
 
-    fn emit_here(&mut self, receiver: ReceiverRef, id: ConnId, event: Body) -> Result<(), Refused> {
-        let limits = &self.gateway.config;
-        let (soft, hard) = (
-            limits.grpc.send_buffer_bytes,
-            limits.upstream.hard_limit_bytes,
-        );
-        if self.queued_at(receiver.stream) > hard {
+    /// The stream of a service that gets the events of a connection, or of its user if that has a name.
+    fn pick(&mut self, service: usize, id: ConnId, user: Option<&str>) -> Pick {
+        let conn = self.conns.get_mut(id);
+        let known = conn.as_ref().and_then(|conn| conn.user);
+        let known = known.or_else(|| self.users.find(user?));
+        let assignments = match known {
+            Some(user) => &mut self.users.get_mut(user).assignments,
+            None => match (self.leavers.assignments(id, user), conn) {
+                (Some(left), _) => left,
+                (None, Some(conn)) if user.is_none() => &mut conn.assignments,
+                (None, _) => &mut Vec::new(),
+            },
+        };
+        self.upstream.pick(service, assignments)
+    }
+
+    fn keep(
+        &mut self,
+        now: Duration,
+        service: Option<usize>,
+        id: ConnId,
+        event: Body,
+        again: bool,
+    ) -> Result<Given, Refused> {
+        let is_message = matches!(event, Body::Message(_));
+        let kept = self.upstream.keep(service, id, event, again);
+        kept.map_err(|_| Refused::NoService)?;
+        if is_message {
+            self.waiting.add(now, id);
+        }
+        Ok(Given::Awaited)
+    }
+
+    /// Gives the event back if the stream is not there any more.
+    fn emit_here(
+        &mut self,
+        receiver: ReceiverRef,
+        id: ConnId,
+        event: Body,
+        again: bool,
+    ) -> Result<Option<Body>, Refused> {
+        let at = self.outlets.stream_of(receiver.stream);
+        let load = self.load_at(at);
+        let hard = self.gateway.config.upstream.hard_limit_bytes;
+        if load.queued.max(load.unacked) > hard && !again {
             return Err(Refused::Behind);
         }
-        if let Some(queued) = self.send_event(receiver.stream, event)
-            && queued > soft
-        {
+        if let Some(event) = self.send_event(at, id, event) {
+            return Ok(Some(event));
+        }
+        if self.is_over(at) {
             self.stream_full(receiver);
             self.pause(receiver, id);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn emit_there(
@@ -179,10 +286,11 @@ impl Shard {
         receiver: ReceiverRef,
         id: ConnId,
         event: Body,
+        again: bool,
     ) -> Result<(), Refused> {
         let soft = self.gateway.config.lanes.batch_messages;
         let waiting = self.outgoing[usize::from(receiver.shard)].events.len();
-        if waiting > soft * HARD_OVER_SOFT {
+        if waiting > soft * HARD_OVER_SOFT && !again {
             return Err(Refused::Behind);
         }
         self.metrics.crossings.count("event");
@@ -190,8 +298,7 @@ impl Shard {
             .events
             .push(RemoteEvent {
                 to: receiver.stream,
-                conn: id,
-                event: Some(event),
+                item: Ok(Upward::Event(id, event)),
             });
         if waiting >= soft || self.upstream.is_full(receiver) {
             self.flush_events(receiver.shard);
@@ -200,25 +307,31 @@ impl Shard {
         Ok(())
     }
 
-    /// Events from another shard for streams of this one.
-    pub(super) fn take_events(&mut self, now: Duration, events: Vec<RemoteEvent>) {
-        let soft = self.gateway.config.grpc.send_buffer_bytes;
-        for RemoteEvent { to, conn, event } in events {
-            let Some(event) = event else {
-                if self.settle_at(to, conn) {
-                    self.settle_elsewhere(now, conn);
-                }
-                continue;
-            };
-            match self.send_event(to, event) {
-                Some(queued) if queued > soft => {
-                    let shard = self.index;
-                    self.stream_full(ReceiverRef { shard, stream: to });
-                }
-                Some(_) => {}
-                // The stream has ended meanwhile; the notice of that is on its way.
-                None => self.metrics.drops.count("no_service"),
+    /// Somebody has left: if events of it are not acknowledged, its streams are remembered. Its `Closed` was emitted.
+    pub(super) fn remember_leaver(&mut self, id: ConnId, awaited: u32) {
+        let Some(conn) = self.conns.get(id).filter(|_| awaited > 0) else {
+            return;
+        };
+        let user = conn.user.map(|user| self.users.get(user));
+        if user.is_some_and(|user| user.conns != [id]) {
+            return;
+        }
+        let assignments = user.map_or(&conn.assignments, |user| &user.assignments);
+        let name = user.map(|user| user.id.clone());
+        self.leavers.leave(id, name, assignments.clone(), awaited);
+    }
+
+    /// The last event of these, of whatever shard, is acknowledged.
+    pub(super) fn left(&mut self, conns: Vec<ConnId>) {
+        let mut elsewhere: HashMap<ShardIndex, Vec<ConnId>> = HashMap::new();
+        for conn in conns {
+            match conn.shard() {
+                shard if shard == self.index => self.leavers.acknowledged(conn),
+                shard => elsewhere.entry(shard).or_default().push(conn),
             }
+        }
+        for (shard, conns) in elsewhere {
+            self.notify(shard, Notice::Left(conns));
         }
     }
 
@@ -245,23 +358,28 @@ impl Shard {
         };
         let mut waits = false;
         for receiver in self.upstream.acknowledging(assignments) {
-            if receiver.shard == self.index {
-                waits |= !self.settle_at(receiver.stream, id);
-            } else {
-                waits = true;
-                let marker = RemoteEvent {
-                    to: receiver.stream,
-                    conn: id,
-                    event: None,
-                };
-                self.outgoing[usize::from(receiver.shard)]
-                    .events
-                    .push(marker);
-            }
+            waits |= self.settle_with(receiver, true, id);
         }
         if !waits {
             self.settled(now, id);
         }
+    }
+
+    /// Marks the place of a connection behind what a stream was sent. Whether there is something to wait for.
+    fn settle_with(&mut self, receiver: ReceiverRef, acks: bool, conn: ConnId) -> bool {
+        if !acks {
+            return false;
+        }
+        if receiver.shard == self.index {
+            let at = self.outlets.stream_of(receiver.stream);
+            return !self.settle_at(at, conn);
+        }
+        let outgoing = &mut self.outgoing[usize::from(receiver.shard)];
+        outgoing.events.push(RemoteEvent {
+            to: receiver.stream,
+            item: Ok(Upward::Settle(conn)),
+        });
+        true
     }
 
     /// What `conn`, of whatever shard, sent is acknowledged. Without room in its lane, its linger ends by time.
@@ -273,70 +391,11 @@ impl Shard {
         self.execute(now, origin, Command::Settle(conn));
     }
 
-    /// Reads on from connections whose stream has room again, or is gone.
-    pub(super) fn resume_paused(&mut self) {
-        self.relieve_streams();
-        if self.paused.is_empty() {
-            return;
-        }
-        let soft = self.gateway.config.lanes.batch_messages;
-        for (receiver, id) in std::mem::take(&mut self.paused) {
-            let elsewhere = receiver.shard != self.index;
-            let waiting = self.outgoing[usize::from(receiver.shard)].events.len();
-            if self.upstream.is_full(receiver) || (elsewhere && waiting >= soft) {
-                self.paused.push((receiver, id));
-            } else if let Some(conn) = self.conns.get_mut(id) {
-                conn.paused = false;
-                let socket = SocketId::Conn(id);
-                self.actions.push_back(super::Action::Resume { socket });
-            }
-        }
-    }
-
-    fn pause(&mut self, receiver: ReceiverRef, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id)
-            && !std::mem::replace(&mut conn.paused, true)
-        {
-            self.paused.push((receiver, id));
-        }
-    }
-
-    /// A stream of this shard has more waiting than it should.
-    fn stream_full(&mut self, receiver: ReceiverRef) {
-        if !self.full_streams.contains(&receiver) {
-            self.full_streams.push(receiver);
-            self.tell_full(receiver, true);
-        }
-    }
-
-    fn relieve_streams(&mut self) {
-        if self.full_streams.is_empty() {
-            return;
-        }
-        let low = self.gateway.config.grpc.send_buffer_bytes / 2;
-        for receiver in std::mem::take(&mut self.full_streams) {
-            if self.queued_at(receiver.stream) > low {
-                self.full_streams.push(receiver);
-            } else {
-                self.tell_full(receiver, false);
-            }
-        }
-    }
-
-    fn tell_full(&mut self, receiver: ReceiverRef, full: bool) {
-        self.upstream.set_full(receiver, full);
-        if self.announced.iter().any(|(other, _)| *other == receiver) {
-            for shard in self.lanes.others() {
-                self.notify(shard, Notice::ReceiverFull { receiver, full });
-            }
-        }
-    }
-
-    fn note_lost(&self, emitted: Result<(), Refused>) {
-        match emitted {
-            Ok(()) => {}
-            Err(Refused::NoService) => self.metrics.drops.count("no_service"),
-            Err(Refused::Behind) => self.metrics.drops.count("upstream_full"),
+    fn note_lost(&self, refused: Option<Refused>) {
+        match refused {
+            None => {}
+            Some(Refused::NoService) => self.metrics.drops.count("no_service"),
+            Some(Refused::Behind) => self.metrics.drops.count("upstream_full"),
         }
     }
 

@@ -29,7 +29,7 @@ impl Shard {
         {
             Ok(()) => outgoing.command_bytes = 0,
             Err(Work::Commands(_, batch)) => outgoing.commands = batch,
-            Err(Work::Events(_)) => {}
+            Err(Work::Events(_) | Work::Returned(..) | Work::Directory { .. }) => {}
         }
     }
 

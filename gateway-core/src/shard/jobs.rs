@@ -6,6 +6,7 @@ use gateway_proto::v1;
 use h2_stream::StreamId;
 use slab::Slab;
 
+use super::greeting::Asker;
 use crate::{
     command::{Outcome, Receipt},
     identity::{ConnId, LinkId, ShardIndex},
@@ -42,10 +43,8 @@ impl JobId {
 pub enum Owner {
     /// An `Exchange` stream: a receipt for this sequence.
     Receipt {
-        /// The link.
-        link: LinkId,
         /// The stream.
-        stream: StreamId,
+        asker: Asker,
         /// The push.
         sequence: u64,
     },
@@ -120,6 +119,11 @@ impl Jobs {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// Whether one waits for outcomes, although all of its command was done.
+    pub fn await_outcomes(&self) -> bool {
+        self.jobs.iter().any(|(_, job)| job.ended)
     }
 
     /// The job, unless it is over.

@@ -2,15 +2,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use gateway_proto::v1::gateway_frame::Body as Event;
 use h2_stream::StreamId;
 use slab::Slab;
 
-use super::{Shard, jobs::JobId};
+use super::{Shard, greeting::Asker, jobs::JobId};
 use crate::{
     command::Command,
     identity::{ConnId, LinkId, SocketId},
     lanes::{ReceiverRef, StreamRef},
-    link::{Link, Ticket},
+    link::{Link, Load, Ticket},
 };
 
 /// One link and what is on its way to it.
@@ -22,6 +23,8 @@ pub struct LinkState {
     pub(super) held: Option<(Ticket, Command, Option<JobId>)>,
     /// Counting calls.
     pub(super) calls: HashMap<StreamId, JobId>,
+    /// Streams that have asked for receipts.
+    pub(super) askers: HashMap<StreamId, Asker>,
     /// The receipt of a batch that has not been handed out whole.
     pub(super) batch: Option<(StreamId, u64, JobId)>,
     /// Bytes in flight, and how many of them were sent.
@@ -30,6 +33,8 @@ pub struct LinkState {
     ready: bool,
     dirty: bool,
     paused: bool,
+    /// We have said all we will say; so long the peer may take to end it too.
+    lingers_until: Option<Duration>,
 }
 
 /// The links of a shard.
@@ -45,6 +50,10 @@ pub struct Links {
 
 /// How often deadlines of links are looked at: keepalive and call deadlines need no more.
 const SWEEP: Duration = Duration::from_millis(100);
+
+/// How long a peer may take to end a link that we have ended. To close at once would cost it what it has not read, if it
+/// is just sending.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Most bytes given to the kernel in one send of a link.
 const MOST_FLIGHT: usize = 256 << 10;
@@ -89,12 +98,14 @@ impl Links {
             link,
             held: None,
             calls: HashMap::new(),
+            askers: HashMap::new(),
             batch: None,
             flight: Vec::new(),
             flown: 0,
             ready: false,
             dirty: false,
             paused: false,
+            lingers_until: None,
         });
         LinkId {
             slot: slot as u32,
@@ -106,7 +117,17 @@ impl Links {
 impl LinkState {
     /// Whether its socket may be read.
     pub fn wants_bytes(&self) -> bool {
-        self.held.is_none() && self.link.wants_bytes()
+        self.lingers_until.is_some() || self.held.is_none() && self.link.wants_bytes()
+    }
+
+    /// Whether a command has been done in part only.
+    pub fn is_mid_command(&self) -> bool {
+        self.held.is_some() || self.link.is_mid_batch()
+    }
+
+    /// Whether the peer had its time to end the link too.
+    pub fn has_lingered(&self, now: Duration) -> bool {
+        self.lingers_until.is_some_and(|until| now >= until)
     }
 
     /// The bytes to be sent next; they stay put until all of them are sent.
@@ -139,22 +160,32 @@ impl Shard {
         self.share_credit();
         self.metrics.links.set(self.links.len() as u64);
         self.links.sweep.get_or_insert(now + SWEEP);
+        if let Some(remaining) = self.drain_remaining(now)
+            && let Some(state) = self.links.get_mut(id)
+        {
+            state.link.drain(now, remaining);
+        }
         self.mark_link_ready(id);
         Some(id)
     }
 
     /// The socket of a link is gone, and with it the streams that were open.
-    pub(super) fn link_gone(&mut self, id: LinkId) {
-        if self.links.get(id).is_none() {
+    pub(super) fn link_gone(&mut self, now: Duration, id: LinkId) {
+        let Some(state) = self.links.get_mut(id) else {
             return;
-        }
-        let mut state = self.links.slab.remove(id.slot as usize);
+        };
         let streams = state.link.take_streams();
         let errors = &self.metrics.stream_errors;
         errors.add("link_lost", streams.len() as u64);
-        for stream in streams {
-            self.receiver_gone(id, stream);
+        // None of them gets what another one had.
+        let gone: Vec<_> = streams
+            .into_iter()
+            .filter_map(|(stream, ended)| self.forget_stream(now, id, stream, ended))
+            .collect();
+        for gone in gone {
+            self.give_back(now, gone);
         }
+        let state = self.links.slab.remove(id.slot as usize);
         let batch = state.batch.map(|(_, _, job)| job);
         for job in state.calls.into_values().chain(batch) {
             self.ledger.jobs.cancel(job);
@@ -207,7 +238,7 @@ impl Shard {
             if let Some(state) = self.links.get_mut(id) {
                 state.ready = false;
                 self.run_link(now, id);
-                self.after_link(id);
+                self.after_link(now, id);
             }
         }
     }
@@ -227,20 +258,30 @@ impl Shard {
     }
 
     /// After a link has run: what it has to send, whether it may be read again, whether it is over.
-    fn after_link(&mut self, id: LinkId) {
+    fn after_link(&mut self, now: Duration, id: LinkId) {
         let Some(state) = self.links.get_mut(id) else {
             return;
         };
         let socket = SocketId::Link(id);
+        if state.link.is_silent() {
+            // Not after what is in flight: a peer that is gone takes none of it.
+            self.actions.push_back(super::Action::Close { socket });
+            self.link_gone(now, id);
+            return;
+        }
         if !state.dirty && (state.is_flying() || state.link.has_output()) {
             if !state.is_flying() {
                 state.dirty = true;
                 self.dirty_links.push_back(id);
             }
-        } else if !state.dirty && state.link.is_closed() {
+        } else if !state.dirty && state.link.is_closed() && !state.link.is_ended() {
             self.actions.push_back(super::Action::Close { socket });
-            self.link_gone(id);
+            self.link_gone(now, id);
             return;
+        } else if !state.dirty && state.link.is_closed() && state.lingers_until.is_none() {
+            state.lingers_until = Some(self.now + LINGER);
+            state.paused = true;
+            self.actions.push_back(super::Action::Finish { socket });
         }
         let wants = state.wants_bytes();
         if state.paused && wants {
@@ -267,18 +308,19 @@ impl Shard {
         share.clamp(SMALLEST_WINDOW, LARGEST_WINDOW)
     }
 
-    /// Sends an event to a stream of this shard; `None`: there is no such stream. Otherwise the bytes that wait there.
+    /// Sends an event to a stream of this shard. Gives it back if there is no such stream.
     pub(super) fn send_event(
         &mut self,
         to: StreamRef,
-        event: gateway_proto::v1::gateway_frame::Body,
-    ) -> Option<usize> {
-        let state = self.links.get_mut(to.link)?;
-        let stream = StreamId(to.stream);
-        let sent = state.link.send_event(stream, event);
-        let queued = state.link.queued(stream);
+        conn: ConnId,
+        event: Event,
+    ) -> Option<Event> {
+        let Some(state) = self.links.get_mut(to.link) else {
+            return Some(event);
+        };
+        let back = state.link.send_event(StreamId(to.stream), conn, event);
         self.mark_link_ready(to.link);
-        sent.then_some(queued)
+        back
     }
 
     /// Marks the place of `conn` behind the events of a stream of this shard; `true`: nothing to wait for.
@@ -287,9 +329,11 @@ impl Shard {
         state.is_none_or(|state| state.link.settle(StreamId(to.stream), conn))
     }
 
-    /// How many bytes wait on a stream of this shard.
-    pub(super) fn queued_at(&self, to: StreamRef) -> usize {
+    /// How much waits on a stream of this shard.
+    pub(super) fn load_at(&self, to: StreamRef) -> Load {
         let state = self.links.get(to.link);
-        state.map_or(0, |state| state.link.queued(StreamId(to.stream)))
+        state.map_or(Load::default(), |state| {
+            state.link.load(StreamId(to.stream))
+        })
     }
 }

@@ -7,24 +7,34 @@
 //! it opens no socket, reads no clock and spawns nothing. `now` is the time since the start of the process, the same
 //! clock on every shard.
 
+mod audit;
 mod clients;
 mod closing;
 mod conn;
 mod deadlines;
 mod dialogue;
+mod directory;
 mod drain;
 mod events;
 mod fanout;
 mod forward;
+mod greeting;
 mod jobs;
+mod leavers;
 mod ledger;
 mod links;
+mod listen;
 mod members;
 mod outbox;
+mod outlets;
+mod pressure;
+mod query;
 mod registry;
 mod route;
+mod sessions;
 mod topics;
 mod upstream;
+mod waiting;
 mod work;
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
@@ -38,11 +48,13 @@ use crate::{
 };
 
 pub use conn::Handshake;
+pub use drain::DRAIN_TAIL;
 use {
-    deadlines::Deadlines, drain::Drain, fanout::Fanouts, jobs::Jobs, ledger::Ledger, links::Links,
-    outbox::Pool, registry::Conns, registry::Users, topics::Topics, upstream::Upstream,
-    work::Outgoing,
+    deadlines::Deadlines, directory::Directory, drain::Drain, drain::Others, fanout::Fanouts,
+    jobs::Jobs, ledger::Ledger, links::Links, outbox::Pool, query::Queries, registry::Conns,
+    registry::Users, topics::Topics, upstream::Upstream, work::Outgoing,
 };
+use {greeting::Askers, leavers::Leavers, outlets::Outlets, sessions::Sessions, waiting::Waiting};
 
 /// One core's part of a gateway.
 pub struct Shard {
@@ -60,11 +72,16 @@ pub struct Shard {
     fanouts: Fanouts,
 
     links: Links,
+    sessions: Sessions,
+    askers: Askers,
     /// The flow-control window of each link.
     window: u32,
     upstream: Upstream,
-    /// Streams of this shard that other shards were told of.
-    announced: Vec<(ReceiverRef, Arc<str>)>,
+    directory: Directory,
+    queries: Queries,
+    outlets: Outlets,
+    leavers: Leavers,
+    waiting: Waiting,
     /// Streams of this shard that have too much waiting.
     full_streams: Vec<ReceiverRef>,
     /// Connections that are not read, and the stream they wait for.
@@ -87,6 +104,7 @@ pub struct Shard {
     /// Bytes that sessions hold of messages that have come in part.
     held_bytes: usize,
     drain: Option<Drain>,
+    others: Others,
     random: u64,
     /// Time of the newest tick.
     now: Duration,
@@ -162,9 +180,15 @@ impl Shard {
             },
             fanouts: Fanouts::default(),
             links: Links::default(),
+            sessions: Sessions::new(&config.sessions),
+            askers: Askers::default(),
             window: 0,
             upstream: Upstream::new(config.upstream.clone()),
-            announced: Vec::new(),
+            directory: Directory::new(config.directory.clone()),
+            queries: Queries::default(),
+            outlets: Outlets::default(),
+            leavers: Leavers::default(),
+            waiting: Waiting::new(Duration::from_millis(config.upstream.no_receiver_ms)),
             full_streams: Vec::new(),
             paused: Vec::new(),
             outgoing: (0..lanes.shards()).map(|_| Outgoing::default()).collect(),
@@ -178,6 +202,7 @@ impl Shard {
             scratch: Vec::new(),
             held_bytes: 0,
             drain: None,
+            others: Others::default(),
             random: seed | 1,
             now: Duration::ZERO,
             gateway,
@@ -245,7 +270,7 @@ impl Shard {
                 }
                 self.remove_conn(now, id, "");
             }
-            SocketId::Link(id) => self.link_gone(id),
+            SocketId::Link(id) => self.link_gone(now, id),
         }
     }
 
@@ -253,6 +278,7 @@ impl Shard {
     pub fn tick(&mut self, now: Duration) {
         self.flushed = 0;
         self.now = now;
+        self.queries.new_tick();
         let now_ms = now.as_millis() as u64;
         while let Some((at, id)) = self.deadlines.pop(now_ms) {
             if let Some(conn) = self.conns.get_mut(id)
@@ -267,9 +293,12 @@ impl Shard {
         for id in std::mem::take(&mut self.blocked) {
             self.mark_link_ready(id);
         }
+        self.expire_sessions(now);
+        self.close_unserved(now);
         self.run_fanouts(now);
         self.run_links(now);
         self.finish_jobs();
+        self.run_directory();
         self.resume_paused();
         self.run_drain(now);
         self.flush_lanes();
@@ -336,6 +365,7 @@ impl Shard {
         !self.dirty.is_empty()
             || !self.dirty_links.is_empty()
             || !self.fanouts.is_empty()
+            || self.directory.has_work()
             || self.links_ready()
             || (!self.lanes.is_empty() && self.held_work.is_none())
     }
@@ -344,10 +374,18 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         let conns = self.deadlines.next().map(Duration::from_millis);
-        // Neither room in a lane nor the next step of a drain announces itself: look again soon.
+        // Room in a lane does not announce itself: look again soon.
         let room = self.waits_for_room().then_some(self.now + RETRY);
-        let drain = self.drain.is_some().then_some(self.now + drain::STEP);
-        let all = [conns, self.links.sweep, room, drain];
+        let sessions = self.sessions.next_expiry();
+        let unserved = self.waiting.next_deadline();
+        let all = [
+            conns,
+            self.links.sweep,
+            room,
+            self.drain_deadline(),
+            sessions,
+            unserved,
+        ];
         all.into_iter().flatten().min()
     }
 

@@ -8,6 +8,7 @@ use super::{
     Shard,
     jobs::{JobId, Owner},
     outbox::{Full, Meta},
+    registry::UserIndex,
 };
 use crate::{
     command::{Command, Delivery, Outcome, Push, Receipt, Target, Who},
@@ -65,6 +66,7 @@ impl Shard {
             Command::Subscribe { who, .. }
             | Command::Unsubscribe { who, .. }
             | Command::Disconnect { who, .. } => who,
+            Command::Query { .. } => return self.answer_elsewhere(command),
         };
         match self.owner_of(who) {
             Some(shard) if shard == self.index => self.execute_here(now, origin.job, command),
@@ -97,6 +99,7 @@ impl Shard {
                 self.settled(now, conn);
                 Done::Taken
             }
+            Command::Query { .. } => self.answer_elsewhere(command),
             Command::Subscribe { who, topic } => self.subscribe(&who, &topic),
             Command::Unsubscribe { who, topic } => {
                 self.unsubscribe(&who, &topic);
@@ -112,7 +115,7 @@ impl Shard {
     }
 
     /// The shard that has the target; `None`: no shard has.
-    fn owner_of(&self, who: &Who) -> Option<ShardIndex> {
+    pub(super) fn owner_of(&self, who: &Who) -> Option<ShardIndex> {
         match who {
             Who::User(user) => {
                 Some(shard_of(user.as_bytes(), u32::from(self.lanes.shards())) as ShardIndex)
@@ -122,7 +125,7 @@ impl Shard {
         }
     }
 
-    fn wrong_shard(&self, owner: ShardIndex) -> Rejection {
+    pub(super) fn wrong_shard(&self, owner: ShardIndex) -> Rejection {
         let index = self.index;
         let detail = format!("this is shard {index}; the target belongs to shard {owner}");
         Rejection::new(RejectReason::WrongShard, detail)
@@ -141,14 +144,8 @@ impl Shard {
         match who {
             Who::User(user) => match self.users.find(user) {
                 Some(user) => {
-                    // By index: a delivery may close connections, but takes none of them off the list.
-                    let conns = self.users.get(user).conns.len();
                     let message = self.message(now, &push);
-                    for at in 0..conns {
-                        if let Some(&id) = self.users.get(user).conns.get(at) {
-                            self.deliver(now, id, &message, job);
-                        }
-                    }
+                    self.deliver_to_all_of(now, user, &message, job);
                     self.recycle(message);
                 }
                 None => self.nobody(job),
@@ -245,13 +242,23 @@ impl Shard {
         message: &Message,
         job: Option<JobId>,
     ) {
-        let Some(user) = self.users.find(user) else {
-            return self.nobody(job);
-        };
-        for at in 0..self.users.get(user).conns.len() {
-            if let Some(&id) = self.users.get(user).conns.get(at) {
-                self.deliver(now, id, message, job);
-            }
+        match self.users.find(user) {
+            Some(user) => self.deliver_to_all_of(now, user, message, job),
+            None => self.nobody(job),
+        }
+    }
+
+    /// From the last connection to the first: a delivery may close the connection, which takes it off the list.
+    fn deliver_to_all_of(
+        &mut self,
+        now: Duration,
+        user: UserIndex,
+        message: &Message,
+        job: Option<JobId>,
+    ) {
+        for at in (0..self.users.get(user).conns.len()).rev() {
+            let id = self.users.get(user).conns[at];
+            self.deliver(now, id, message, job);
         }
     }
 
@@ -322,7 +329,7 @@ impl Shard {
             expires_ms: message.expires_ms,
             conflation: message.delivery.conflation.clone(),
             job,
-            control: false,
+            ..Meta::default()
         };
         let ledger = &mut self.ledger;
         let limits = &self.gateway.config.outbox;

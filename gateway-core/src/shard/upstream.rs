@@ -2,13 +2,18 @@
 //!
 //! Services are known by name from the first stream that receives for them. A user's events go to one stream of each
 //! service, the same one until it ends; an anonymous connection counts as a user of its own. While a service has no
-//! stream, its events wait within a bound.
+//! stream, its events wait within a bound. While a stream of another shard has ended and what it had has not come back,
+//! newer events of its users are held behind that.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use gateway_proto::v1::gateway_frame::Body as Event;
 
-use crate::{config, identity::ConnId, lanes::ReceiverRef};
+use crate::{
+    config,
+    identity::ConnId,
+    lanes::{ReceiverRef, Upward},
+};
 
 /// The stream of one service that gets the events of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,26 @@ struct Receiver {
     at: ReceiverRef,
     acks: bool,
     full: bool,
+    /// It has ended, and what it had is on its way back.
+    ended: bool,
+    /// What comes behind that.
+    held: VecDeque<Upward>,
+}
+
+/// Where an event goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// No stream is there.
+    Nobody,
+    /// To this stream.
+    Stream {
+        /// Which.
+        receiver: ReceiverRef,
+        /// It acknowledges what it has handled.
+        acks: bool,
+    },
+    /// Behind what this stream had, which is on its way back.
+    Behind(ReceiverRef),
 }
 
 #[derive(Debug, Default)]
@@ -81,62 +106,80 @@ impl Upstream {
             at,
             acks,
             full: false,
+            ended: false,
+            held: VecDeque::new(),
         });
         Some((service, std::mem::take(&mut state.queue).events))
     }
 
-    /// The stream is gone.
-    pub fn receiver_down(&mut self, at: ReceiverRef) {
-        for service in &mut self.services {
-            service.receivers.retain(|other| other.at != at);
+    /// The stream is gone, and what it had was given back: its service, and what was held behind that.
+    pub fn receiver_down(&mut self, at: ReceiverRef) -> Option<(usize, VecDeque<Upward>)> {
+        self.services
+            .iter_mut()
+            .enumerate()
+            .find_map(|(index, service)| {
+                let found = service.receivers.iter().position(|other| other.at == at)?;
+                Some((index, service.receivers.remove(found).held))
+            })
+    }
+
+    /// The stream has ended, and what it had is on its way back.
+    pub fn receiver_ended(&mut self, at: ReceiverRef) {
+        if let Some(receiver) = self.receiver(at) {
+            receiver.ended = true;
+        }
+    }
+
+    /// Puts something behind what a stream that has ended had.
+    pub fn hold(&mut self, at: ReceiverRef, item: Upward) {
+        if let Some(receiver) = self.receiver(at) {
+            receiver.held.push_back(item);
         }
     }
 
     /// The stream has no room, or has room again.
     pub fn set_full(&mut self, at: ReceiverRef, full: bool) {
-        let services = self.services.iter_mut();
-        for receiver in services.flat_map(|service| &mut service.receivers) {
-            if receiver.at == at {
-                receiver.full = full;
-            }
+        if let Some(receiver) = self.receiver(at) {
+            receiver.full = full;
         }
     }
 
-    /// Whether the stream is there and has no room.
+    /// Whether the stream has no room, or has ended and is not forgotten.
     pub fn is_full(&self, at: ReceiverRef) -> bool {
         let mut receivers = self.services.iter().flat_map(|service| &service.receivers);
-        receivers.any(|receiver| receiver.at == at && receiver.full)
+        receivers.any(|receiver| receiver.at == at && (receiver.full || receiver.ended))
     }
 
     /// The stream of a service that gets the events of whoever has these assignments.
-    pub fn pick(
-        &mut self,
-        service: usize,
-        assignments: &mut Vec<Assignment>,
-    ) -> Option<ReceiverRef> {
+    pub fn pick(&mut self, service: usize, assignments: &mut Vec<Assignment>) -> Pick {
         let state = &mut self.services[service];
         let receivers = &state.receivers;
         let service = service as u16;
         let assigned = assignments.iter_mut().find(|of| of.service == service);
-        if let Some(assigned) = &assigned
-            && receivers.iter().any(|other| other.at == assigned.receiver)
-        {
-            return Some(assigned.receiver);
-        }
-        if receivers.is_empty() {
-            return None;
+        let known = assigned.as_ref().and_then(|assigned| {
+            let mut receivers = receivers.iter();
+            receivers.find(|receiver| receiver.at == assigned.receiver)
+        });
+        match known {
+            Some(known) if known.ended => return Pick::Behind(known.at),
+            Some(known) => return known.pick(),
+            None => {}
         }
         // A stream with room, if there is one.
         let turn = state.turn;
         let order = (0..receivers.len()).map(|step| &receivers[(turn + step) % receivers.len()]);
-        let chosen = order.clone().find(|receiver| !receiver.full);
-        let receiver = chosen.or(order.clone().next())?.at;
+        let mut order = order.filter(|receiver| !receiver.ended).peekable();
+        let first = order.peek().copied();
+        let Some(chosen) = order.find(|receiver| !receiver.full).or(first) else {
+            return Pick::Nobody;
+        };
+        let (receiver, pick) = (chosen.at, chosen.pick());
         state.turn = (turn + 1) % receivers.len();
         match assigned {
             Some(assigned) => assigned.receiver = receiver,
             None => assignments.push(Assignment { service, receiver }),
         }
-        Some(receiver)
+        pick
     }
 
     /// The streams with these assignments that acknowledge what they have handled.
@@ -144,12 +187,13 @@ impl Upstream {
         let assigned = assignments.iter().map(|of| of.receiver);
         let acknowledges = |at: &ReceiverRef| {
             let mut receivers = self.services.iter().flat_map(|service| &service.receivers);
-            receivers.any(|receiver| receiver.at == *at && receiver.acks)
+            receivers.any(|receiver| receiver.at == *at && receiver.acks && !receiver.ended)
         };
         assigned.filter(acknowledges).collect()
     }
 
-    /// Keeps an event for a service without a stream; for the first service to come, if there is none yet.
+    /// Keeps an event for a service without a stream; for the first service to come, if there is none yet. `again`: it was
+    /// taken already, and was within the bounds of its stream.
     ///
     /// # Errors
     /// [`NoRoom`]: the bound was reached.
@@ -158,13 +202,16 @@ impl Upstream {
         service: Option<usize>,
         conn: ConnId,
         event: Event,
+        again: bool,
     ) -> Result<(), NoRoom> {
         let queue = match service {
             Some(service) => &mut self.services[service].queue,
             None => &mut self.unclaimed,
         };
         let bytes = queue.bytes + event.encoded_len();
-        if bytes > self.limits.buffer_bytes || queue.events.len() >= self.limits.buffer_events {
+        let limits = &self.limits;
+        let full = bytes > limits.buffer_bytes || queue.events.len() >= limits.buffer_events;
+        if full && !again {
             return Err(NoRoom);
         }
         queue.bytes = bytes;
@@ -176,6 +223,12 @@ impl Upstream {
     pub fn kept_bytes(&self) -> usize {
         let services = self.services.iter().map(|service| service.queue.bytes);
         self.unclaimed.bytes + services.sum::<usize>()
+    }
+
+    fn receiver(&mut self, at: ReceiverRef) -> Option<&mut Receiver> {
+        let services = self.services.iter_mut();
+        let mut receivers = services.flat_map(|service| &mut service.receivers);
+        receivers.find(|receiver| receiver.at == at)
     }
 
     fn enter(&mut self, name: &Arc<str>) -> Option<usize> {
@@ -199,92 +252,15 @@ impl Upstream {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{identity::LinkId, lanes::StreamRef};
-    use gateway_proto::v1::ClientMessage;
-
-    fn receiver(stream: u32) -> ReceiverRef {
-        let link = LinkId {
-            slot: 0,
-            generation: 0,
-        };
-        ReceiverRef {
-            shard: 0,
-            stream: StreamRef { link, stream },
-        }
-    }
-
-    fn event() -> (ConnId, Event) {
-        let message = ClientMessage {
-            payload: vec![0; 100].into(),
-            ..Default::default()
-        };
-        (ConnId::new(0, 1, 1), Event::Message(message))
-    }
-
-    fn upstream() -> Upstream {
-        Upstream::new(config::Upstream {
-            buffer_events: 3,
-            max_services: 2,
-            ..Default::default()
-        })
-    }
-
-    #[test]
-    fn a_user_keeps_its_stream_until_that_ends() {
-        let mut upstream = upstream();
-        let name: Arc<str> = "chat".into();
-        let (service, _) = upstream.receiver_up(&name, receiver(1), false).unwrap();
-        let mut assignments = Vec::new();
-        assert_eq!(upstream.pick(service, &mut assignments), Some(receiver(1)));
-        upstream.receiver_up(&name, receiver(3), false).unwrap();
-        assert_eq!(upstream.pick(service, &mut assignments), Some(receiver(1)));
-        upstream.receiver_down(receiver(1));
-        assert_eq!(upstream.pick(service, &mut assignments), Some(receiver(3)));
-        assert_eq!(assignments.len(), 1);
-        upstream.receiver_down(receiver(3));
-        assert_eq!(upstream.pick(service, &mut assignments), None);
-    }
-
-    #[test]
-    fn new_users_are_spread_over_the_streams() {
-        let mut upstream = upstream();
-        let name: Arc<str> = "chat".into();
-        for stream in [1, 3] {
-            upstream
-                .receiver_up(&name, receiver(stream), false)
-                .unwrap();
-        }
-        let mut counts = [0, 0];
-        for _ in 0..10 {
-            let at = upstream.pick(0, &mut Vec::new()).unwrap();
-            counts[usize::from(at == receiver(3))] += 1;
-        }
-        assert_eq!(counts, [5, 5]);
-    }
-
-    #[test]
-    fn events_wait_for_the_first_service_within_a_bound() {
-        let mut upstream = upstream();
-        for _ in 0..3 {
-            let (conn, event) = event();
-            upstream.keep(None, conn, event).unwrap();
-        }
-        let (conn, one_more) = event();
-        assert_eq!(upstream.keep(None, conn, one_more), Err(NoRoom));
-        let up = upstream.receiver_up(&"chat".into(), receiver(1), false);
-        assert_eq!(up.unwrap().1.len(), 3);
-        assert_eq!(upstream.kept_bytes(), 0);
-    }
-
-    #[test]
-    fn there_is_a_bound_on_services() {
-        let mut upstream = upstream();
-        for (name, expected) in [("a", true), ("b", true), ("c", false), ("a", true)] {
-            let up = upstream.receiver_up(&name.into(), receiver(1), false);
-            assert_eq!(up.is_some(), expected, "{name}");
+impl Receiver {
+    fn pick(&self) -> Pick {
+        Pick::Stream {
+            receiver: self.at,
+            acks: self.acks,
         }
     }
 }
+
+#[cfg(test)]
+#[path = "upstream_tests.rs"]
+mod tests;

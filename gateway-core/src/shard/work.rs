@@ -11,7 +11,7 @@ use crate::{
     command::{Command, Receipt},
     config,
     identity::{ConnId, LinkId, ShardIndex},
-    lanes::{Forward, Notice, RemoteEvent, Reply, Work},
+    lanes::{Forward, Notice, RemoteEvent, Reply, StreamRef, Work},
 };
 
 /// What waits for the lanes to one shard.
@@ -23,6 +23,8 @@ pub struct Outgoing {
     pub command_bytes: usize,
     /// Client events.
     pub events: Vec<RemoteEvent>,
+    /// What streams that have ended had of the shard's clients.
+    pub returned: VecDeque<Work>,
     /// Answers and notices: few, and bounded by what they answer.
     pub notices: VecDeque<Notice>,
 }
@@ -34,7 +36,10 @@ impl Outgoing {
     }
 
     fn is_empty(&self) -> bool {
-        self.commands.is_empty() && self.events.is_empty() && self.notices.is_empty()
+        self.commands.is_empty()
+            && self.events.is_empty()
+            && self.returned.is_empty()
+            && self.notices.is_empty()
     }
 }
 
@@ -83,7 +88,8 @@ impl Shard {
 
     /// Bytes of outboxes, of messages that have come in part, and of events that wait for a service.
     pub(super) fn memory(&self) -> usize {
-        self.pool.bytes() + self.held_bytes + self.upstream.kept_bytes()
+        let unacked = self.metrics.unacked_bytes.get() as usize;
+        self.pool.bytes() + self.held_bytes + self.upstream.kept_bytes() + unacked
     }
 
     /// xorshift64*: for spreading, not for secrets.
@@ -115,8 +121,14 @@ impl Shard {
                         self.metrics.stream_errors.count("too_many_services");
                     }
                 }
-                Notice::ReceiverDown { receiver, .. } => self.upstream.receiver_down(receiver),
+                Notice::ReceiverDown(receiver) => self.receiver_ended(receiver),
+                Notice::Left(conns) => self.left(conns),
                 Notice::ReceiverFull { receiver, full } => self.upstream.set_full(receiver, full),
+                Notice::DirectoryUp(receiver) => self.listen(receiver),
+                Notice::DirectoryDown(receiver) => self.unlisten(receiver),
+                Notice::DirectoryRoom(receiver) => self.directory.has_room(receiver),
+                Notice::Answer(answer) => self.take_answer(*answer),
+                Notice::Drain(milestone) => self.milestone(milestone),
             }
         }
     }
@@ -135,6 +147,12 @@ impl Shard {
                     self.do_forwards(now, from, forwards.into());
                 }
                 Some(Work::Events(events)) => self.take_events(now, events),
+                Some(Work::Returned(receiver, items)) => {
+                    self.take_returned(now, receiver, items);
+                }
+                Some(Work::Directory { from, to, frames }) => {
+                    self.take_directory(from, to, frames);
+                }
                 None => return,
             }
         }
@@ -202,13 +220,12 @@ impl Shard {
     pub(super) fn finish_jobs(&mut self) {
         while let Some(mut job) = self.ledger.jobs.next_finished() {
             match job.owner {
-                Owner::Receipt {
-                    link,
-                    stream,
-                    sequence,
-                } => {
+                Owner::Receipt { asker, sequence } => {
                     let receipt = job.receipt(sequence, self.gateway.epoch);
-                    if let Some(state) = self.links.get_mut(link) {
+                    if let Some(StreamRef { link, stream }) = self.askers.stream_of(asker)
+                        && let Some(state) = self.links.get_mut(link)
+                    {
+                        let stream = h2_stream::StreamId(stream);
                         state.link.send_receipt(stream, receipt);
                         self.mark_link_ready(link);
                     }
@@ -246,6 +263,12 @@ impl Shard {
                     break;
                 }
             }
+            while let Some(work) = outgoing.returned.pop_front() {
+                if let Err(work) = self.lanes.send_work(shard, work) {
+                    outgoing.returned.push_front(work);
+                    break;
+                }
+            }
             self.flush_commands(shard);
             self.flush_events(shard);
         }
@@ -254,6 +277,7 @@ impl Shard {
     /// Whether something waits for room that another shard will make.
     pub(super) fn waits_for_room(&self) -> bool {
         self.held_work.is_some()
+            || self.directory.waits_for_lane()
             || !self.blocked.is_empty()
             || self.outgoing.iter().any(|outgoing| !outgoing.is_empty())
     }

@@ -79,7 +79,8 @@ impl Gateway {
     /// Drains it, and waits until it has.
     pub fn drain(mut self) {
         let running = self.0.take().unwrap();
-        running.drain();
+        let spread = Duration::from_millis(running.gateway.config.drain.spread_ms);
+        running.remote().drain(spread);
         running.join().unwrap();
     }
 }
@@ -221,7 +222,7 @@ impl Logic {
                     self.answers.insert(id, message);
                     self.client.release(id, credit);
                 }
-                ClientEvent::Finished { id, status } => {
+                ClientEvent::Finished { id, status, .. } => {
                     assert!(status.is_ok(), "{status:?}");
                     self.finished.insert(id);
                 }

@@ -37,10 +37,7 @@ impl Client {
     }
 
     pub fn request(&mut self, target: &str) {
-        let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
+        let request = request(target);
         self.outgoing.extend_from_slice(request.as_bytes());
     }
 
@@ -130,4 +127,12 @@ impl Client {
         };
         (bytes.len() >= start + len).then_some((opcode, start, start + len))
     }
+}
+
+/// A handshake's request.
+pub fn request(target: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
 }

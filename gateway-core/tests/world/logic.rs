@@ -22,25 +22,33 @@ pub struct Logic {
     pub ended: HashMap<StreamId, Status>,
     /// Credit is given back as messages come.
     pub reads: bool,
+    /// How many more bytes reach the gateway, and the service, before the connection only seems to be there.
+    pub writes: usize,
+    pub takes: usize,
     unread: Vec<(StreamId, usize)>,
     pub lost: bool,
+    /// Nothing comes through, in either direction, and nobody says so.
+    pub cut_off: bool,
     sequence: u64,
     now: Duration,
 }
 
 impl Logic {
-    pub fn new(now: Duration, shard: usize, link: LinkId) -> Self {
+    pub fn new(config: Config, now: Duration, shard: usize, link: LinkId) -> Self {
         Self {
             shard,
             link,
-            client: h2_stream::Client::new(Config::default(), "test", now),
+            client: h2_stream::Client::new(config, "test", now),
             frames: Vec::new(),
             exchange: None,
             answers: HashMap::new(),
             ended: HashMap::new(),
             reads: true,
+            writes: usize::MAX,
+            takes: usize::MAX,
             unread: Vec::new(),
             lost: false,
+            cut_off: false,
             sequence: 0,
             now,
         }
@@ -52,6 +60,15 @@ impl Logic {
         for (id, credit) in self.unread.drain(..) {
             self.client.release(id, credit);
         }
+    }
+
+    /// Opens the `Exchange` stream of a session, with the token of the stream before.
+    pub fn resume(&mut self, hello: v1::Hello, token: u64) {
+        self.frames.clear();
+        self.hello(v1::Hello {
+            resume_token: token,
+            ..hello
+        });
     }
 
     /// Opens the `Exchange` stream.
@@ -103,7 +120,9 @@ impl Logic {
     }
 
     pub fn receive(&mut self, now: Duration, bytes: &[u8]) {
-        self.client.receive(now, bytes);
+        let taken = bytes.len().min(self.takes);
+        self.takes -= taken;
+        self.client.receive(now, &bytes[..taken]);
         self.poll(now);
     }
 
@@ -128,7 +147,7 @@ impl Logic {
                         self.unread.push((id, credit));
                     }
                 }
-                ClientEvent::Finished { id, status } => {
+                ClientEvent::Finished { id, status, .. } => {
                     self.ended.insert(id, status);
                 }
                 ClientEvent::ConnectionLost { .. } => self.lost = true,
@@ -142,6 +161,11 @@ impl Logic {
             Some(Up::Welcome(welcome)) => welcome,
             other => panic!("the first frame must be Welcome, not {other:?}"),
         }
+    }
+
+    /// The status the `Exchange` stream has ended with.
+    pub fn end(&self) -> Option<&Status> {
+        self.ended.get(&self.exchange?)
     }
 
     pub fn acked(&self) -> u64 {
@@ -173,6 +197,24 @@ impl Logic {
             }
             _ => None,
         })
+    }
+
+    /// Acknowledges events of clients.
+    pub fn ack(&mut self, id: u64) {
+        self.frame(0, Some(Down::ClientAck(v1::ClientAck { id })));
+    }
+
+    /// Number and connection of every event that has come.
+    pub fn events(&self) -> Vec<(u64, u64)> {
+        let events = self.frames.iter().filter_map(|frame| match frame {
+            Up::Opened(opened) => Some((opened.id, opened.connection)),
+            Up::Message(message) => Some((message.id, message.connection)),
+            Up::Closed(closed) => Some((closed.id, closed.connection)),
+            _ => None,
+        });
+        events
+            .map(|(id, connection)| (id, connection.expect("it has one").id))
+            .collect()
     }
 
     pub fn opened(&self) -> Vec<&v1::ClientOpened> {
@@ -252,6 +294,28 @@ pub fn receiving(service: &str, scope: v1::Scope, acks: bool) -> v1::Hello {
             .then_some(v1::Capability::ClientAck.into())
             .into_iter()
             .collect(),
+        ..Default::default()
+    }
+}
+
+/// The same stream in session `session` of the epoch that the world has.
+pub fn in_session(session: u8, hello: v1::Hello) -> v1::Hello {
+    let mut capabilities = hello.capabilities.clone();
+    capabilities.push(v1::Capability::Resume.into());
+    v1::Hello {
+        session_id: vec![session; 16].into(),
+        gateway_epoch: super::EPOCH,
+        capabilities,
+        ..hello
+    }
+}
+
+/// A stream that is told who is online.
+pub fn listening(scope: v1::Scope) -> v1::Hello {
+    v1::Hello {
+        receive: vec![v1::Receive::Directory.into()],
+        scope: scope.into(),
+        capabilities: vec![v1::Capability::Directory.into()],
         ..Default::default()
     }
 }

@@ -25,6 +25,9 @@ use gateway_core::{
 use client::Client;
 use logic::Logic;
 
+/// The run of the gateway.
+pub const EPOCH: u64 = 77;
+
 /// A client of the world, whatever shard its socket is on.
 pub type ClientId = usize;
 /// A logic service's connection.
@@ -51,7 +54,7 @@ pub fn world(shards: ShardIndex, configure: impl FnOnce(&mut Config)) -> World {
     configure(&mut config);
     let gateway = Arc::new(Gateway {
         id: "test".into(),
-        epoch: 77,
+        epoch: EPOCH,
         version: "0",
         driver: "none".into(),
         shard_addresses: (0..shards)
@@ -95,6 +98,22 @@ pub fn user_of(shard: u32, shards: u32) -> String {
         .expect("some user belongs to every shard")
 }
 
+/// Clients of a shard that are no clients of the world: they are connected, and nothing else.
+pub fn crowd(world: &mut World, shard: usize, clients: usize, user: impl Fn(usize) -> String) {
+    let peer = SocketAddr::from(([127, 0, 0, 1], 1000));
+    let (shard, now) = (&mut world.shards[shard], world.now);
+    for client in 0..clients {
+        let conn = shard.conn_opened(now, peer).expect("room");
+        let mut request = client::request(&format!("/ws?user={}", user(client))).into_bytes();
+        shard.bytes(now, SocketId::Conn(conn), &mut request);
+        shard.tick(now);
+        while let Some(socket) = shard.next_dirty() {
+            let bytes = shard.to_send(now, socket).len();
+            shard.sent(now, socket, bytes);
+        }
+    }
+}
+
 impl World {
     /// A client whose socket is accepted by `shard`; `target` is what it asks for.
     pub fn connect(&mut self, shard: usize, target: &str) -> ClientId {
@@ -118,6 +137,11 @@ impl World {
 
     /// A logic service on the port of `shard`.
     pub fn logic(&mut self, shard: usize) -> LogicId {
+        self.logic_with(shard, h2_stream::Config::default())
+    }
+
+    /// The same, with other settings of HTTP/2.
+    pub fn logic_with(&mut self, shard: usize, config: h2_stream::Config) -> LogicId {
         self.next += 1;
         let peer = SocketAddr::from(([127, 0, 0, 1], 2000));
         let link = self.shards[shard]
@@ -125,7 +149,7 @@ impl World {
             .expect("room");
         self.links.insert((shard, link), self.next);
         self.logics
-            .insert(self.next, Logic::new(self.now, shard, link));
+            .insert(self.next, Logic::new(config, self.now, shard, link));
         self.next
     }
 
@@ -188,10 +212,25 @@ impl World {
 
     /// The service's socket is reset.
     pub fn cut(&mut self, id: LogicId) {
+        self.drop_link(id);
+        self.settle();
+    }
+
+    /// The service's socket is reset, and nothing else happens.
+    pub fn drop_link(&mut self, id: LogicId) {
         let logic = self.logics.remove(&id).expect("a service of this world");
         let socket = SocketId::Link(logic.link);
         self.shards[logic.shard].closed(self.now, socket, Closed::Reset);
-        self.settle();
+    }
+
+    /// Runs one shard until it moves no more; the others stand still.
+    pub fn step_shard(&mut self, shard: usize) {
+        for _ in 0..100 {
+            self.bytes_in();
+            self.shards[shard].tick(self.now);
+            self.bytes_out(shard);
+            self.actions(shard);
+        }
     }
 
     fn bytes_in(&mut self) -> bool {
@@ -209,12 +248,17 @@ impl World {
         for logic in self.logics.values_mut() {
             let shard = &mut self.shards[logic.shard];
             let socket = SocketId::Link(logic.link);
+            if logic.cut_off {
+                continue;
+            }
             logic.client.handle_timeout(self.now);
             if !shard.wants_bytes(socket) {
                 continue;
             }
             let mut bytes = Vec::new();
-            if logic.client.write_output(&mut bytes, 64 << 10) > 0 {
+            let most = logic.writes.min(64 << 10);
+            if most > 0 && logic.client.write_output(&mut bytes, most) > 0 {
+                logic.writes -= bytes.len();
                 shard.bytes(self.now, socket, &mut bytes);
                 moved = true;
             }
@@ -271,7 +315,7 @@ impl World {
                     .links
                     .get(&(at, link))
                     .and_then(|id| self.logics.get_mut(id));
-                if let Some(logic) = logic {
+                if let Some(logic) = logic.filter(|logic| !logic.cut_off) {
                     logic.receive(self.now, &bytes);
                 }
                 bytes.len()
@@ -298,6 +342,15 @@ impl World {
                             self.shards[at].closed(self.now, socket, Closed::Eof);
                             client.gone = true;
                         }
+                    }
+                    if let SocketId::Link(link) = socket
+                        && let Some(id) = self.links.get(&(at, link))
+                        && let Some(logic) = self.logics.get_mut(id)
+                        && !logic.cut_off
+                    {
+                        logic.client.receive_eof(self.now);
+                        logic.poll(self.now);
+                        self.shards[at].closed(self.now, socket, Closed::Eof);
                     }
                 }
                 Action::Close {

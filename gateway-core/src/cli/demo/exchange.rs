@@ -68,6 +68,7 @@ impl Exchange {
             scope: v1::Scope::Shard.into(),
             capabilities: vec![v1::Capability::ClientAck.into()],
             expected_shard_plus_one: shard + 1,
+            ..Default::default()
         };
         let mut exchange = Self {
             link,

@@ -7,19 +7,15 @@ mod link;
 mod page;
 mod service;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
-};
+use std::{sync::mpsc, thread::JoinHandle};
 
 use anyhow::{Context, anyhow, bail};
+use tokio::sync::oneshot;
 
 use super::serve;
 use crate::{
-    bootstrap::{Extras, Remote, Running},
+    bootstrap::{Extras, Running},
     config::Config,
-    metrics::Metrics,
 };
 
 /// Longest message of a client: what conformance suites send, and something to spare.
@@ -30,19 +26,21 @@ const ENVELOPE: usize = 64 << 10;
 /// Serves the demo until a signal ends it.
 ///
 /// # Errors
-/// As [`serve::host`], and whatever ends the chat service before its time.
+/// As [`serve::host`], and a chat service that does not come up.
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
     let config = adapt(config);
     let max_message = config.grpc.max_message_bytes;
     let extras = Extras {
         pages: vec![page::page()],
     };
+    let (over, ended) = oneshot::channel();
     let mut service = None;
     let served = serve::host(config, extras, |running| {
-        service = Some(start_service(running, max_message)?);
+        service = Some(start_service(running, max_message, ended)?);
         println!("http://{}/", running.ws);
         Ok(())
     });
+    drop(over);
     let Some(service) = service else {
         return served;
     };
@@ -59,6 +57,7 @@ fn adapt(mut config: Config) -> Config {
     if config.shards.count == 0 {
         config.shards.count = 2;
     }
+    config.drain.max_spread_ms = config.drain.max_spread_ms.min(500);
     config.drain.spread_ms = config.drain.spread_ms.min(500);
     config.drain.retry_after_ms = config.drain.retry_after_ms.min(2_000);
     config.ws.paths.push(chat::ECHO_PATH.to_owned());
@@ -75,9 +74,10 @@ fn adapt(mut config: Config) -> Config {
 fn start_service(
     running: &Running,
     max_message: usize,
+    over: oneshot::Receiver<()>,
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
     let (welcome, welcomed) = mpsc::channel();
-    let (gateway, metrics, remote) = (running.grpc, running.metrics.clone(), running.remote());
+    let (gateway, metrics) = (running.grpc, running.metrics.clone());
     let thread = std::thread::Builder::new()
         .name("chat-service".to_owned())
         .spawn(move || {
@@ -85,7 +85,7 @@ fn start_service(
                 // Whoever waited has gone only if the process ends.
                 let _ = welcome.send(());
             };
-            serve_chat(gateway, max_message, metrics, ready, &remote)
+            service::run(gateway, max_message, metrics, ready, over)
         })
         .context("cannot start a thread for the chat service")?;
     if welcomed.recv().is_ok() {
@@ -96,25 +96,6 @@ fn start_service(
         Ok(Err(error)) => Err(error),
         _ => Err(anyhow!("the chat service did not start")),
     }
-}
-
-/// Without its service the demo is of no use: it goes away with it.
-fn serve_chat(
-    gateway: SocketAddr,
-    max_message: usize,
-    metrics: Vec<Arc<Metrics>>,
-    ready: impl FnOnce(),
-    remote: &Remote,
-) -> anyhow::Result<()> {
-    let end = service::run(gateway, max_message, metrics, ready);
-    if let Err(error) = &end {
-        tracing::error!(
-            error = format_args!("{error:#}"),
-            "the chat service failed, the demo ends"
-        );
-        remote.drain();
-    }
-    end
 }
 
 #[cfg(test)]

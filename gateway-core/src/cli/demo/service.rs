@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     sync::Arc,
     task::Poll,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,7 +13,7 @@ use anyhow::{Context as _, bail};
 use gateway_proto::{names, v1};
 use h2_stream::{ClientEvent, Metadata};
 use prost::Message;
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::oneshot, time::MissedTickBehavior};
 
 use super::{
     chat::{Chat, Command},
@@ -25,21 +26,30 @@ use crate::metrics::Metrics;
 /// The gateway is in this process: it answers at once, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves until the gateway has drained its streams. `gateway` is its common gRPC address; `ready` is called when every
-/// shard has welcomed the service.
+/// The wait before the first attempt to come back, and the longest between two.
+const RETRY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+
+/// Serves until the gateway has drained its streams, or `over` is dropped at its other end; comes back when a stream
+/// breaks. `gateway` is its common gRPC address; `ready` is called once, when every shard has welcomed the service.
 ///
 /// # Errors
-/// When a shard cannot be reached, or ends its stream without having announced it.
+/// When the service does not get so far.
 pub(super) fn run(
     gateway: SocketAddr,
     max_message: usize,
     metrics: Vec<Arc<Metrics>>,
     ready: impl FnOnce(),
+    over: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(serve(loopback(gateway), max_message, metrics, ready))
+        .block_on(async {
+            tokio::select! {
+                end = serve(loopback(gateway), max_message, metrics, ready) => end,
+                _ = over => Ok(()),
+            }
+        })
 }
 
 async fn serve(
@@ -48,38 +58,52 @@ async fn serve(
     metrics: Vec<Arc<Metrics>>,
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
-    let described = tokio::time::timeout(PATIENCE, describe(gateway))
-        .await
-        .context("the gateway does not answer Describe")??;
+    let (driver, streams) = connect(gateway, max_message).await?;
     let mut service = Service {
-        streams: open_streams(gateway, &described, max_message).await?,
+        streams,
         chat: Chat::default(),
         commands: Vec::new(),
-        counters: Counters::new(described.driver, metrics),
+        counters: Counters::new(driver, metrics),
     };
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut ready, mut sampled) = (Some(ready), Instant::now());
+    let (mut ready, mut wait) = (Some(ready), *RETRY.start());
     loop {
-        service.turn()?;
-        if service.streams.iter().all(Exchange::is_over) {
+        let Err(mut error) = service.work(&mut ready).await else {
             return Ok(());
+        };
+        if ready.is_some() {
+            return Err(error);
         }
-        if service.streams.iter().all(Exchange::is_welcome)
-            && let Some(ready) = ready.take()
-        {
-            ready();
+        if service.is_welcome() {
+            wait = *RETRY.start();
         }
-        tokio::select! {
-            () = service.ready() => {}
-            _ = second.tick() => {
-                let stats = service.counters.publish(sampled.elapsed());
-                sampled = Instant::now();
-                service.commands.push(stats);
-                service.perform();
+        // What was not acknowledged comes again on the new streams; what the service had just said is lost.
+        service.streams.clear();
+        while service.streams.is_empty() {
+            tracing::warn!(
+                error = format_args!("{error:#}"),
+                ?wait,
+                "the chat service comes back"
+            );
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(*RETRY.end());
+            match connect(gateway, max_message).await {
+                Ok((_, streams)) => service.streams = streams,
+                Err(failed) => error = failed,
             }
         }
     }
+}
+
+/// What moves the gateway's bytes, and a stream to each of its shards.
+async fn connect(
+    gateway: SocketAddr,
+    max_message: usize,
+) -> anyhow::Result<(String, Vec<Exchange>)> {
+    let described = tokio::time::timeout(PATIENCE, describe(gateway))
+        .await
+        .context("the gateway does not answer Describe")??;
+    let streams = open_streams(gateway, &described, max_message).await?;
+    Ok((described.driver, streams))
 }
 
 struct Service {
@@ -90,6 +114,40 @@ struct Service {
 }
 
 impl Service {
+    /// Serves until the gateway has drained all streams.
+    ///
+    /// # Errors
+    /// A stream broke, or ended without having announced it.
+    async fn work(&mut self, ready: &mut Option<impl FnOnce()>) -> anyhow::Result<()> {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sampled = Instant::now();
+        loop {
+            self.turn()?;
+            if self.streams.iter().all(Exchange::is_over) {
+                return Ok(());
+            }
+            if self.is_welcome()
+                && let Some(ready) = ready.take()
+            {
+                ready();
+            }
+            tokio::select! {
+                () = self.ready() => {}
+                _ = second.tick() => {
+                    let stats = self.counters.publish(sampled.elapsed());
+                    sampled = Instant::now();
+                    self.commands.push(stats);
+                    self.perform();
+                }
+            }
+        }
+    }
+
+    fn is_welcome(&self) -> bool {
+        self.streams.iter().all(Exchange::is_welcome)
+    }
+
     /// Moves what can be moved: events up, commands down.
     fn turn(&mut self) -> anyhow::Result<()> {
         // A slow shard must not fill our memory with what the other shards' clients say.
@@ -214,4 +272,83 @@ fn loopback(mut listen: SocketAddr) -> SocketAddr {
 fn time_of_day() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+    };
+
+    use tungstenite::Message;
+
+    use super::*;
+    use crate::{
+        bootstrap::{self, Extras, Running},
+        cli::demo::chat,
+        config::Config,
+    };
+
+    // The gateway goes without a word, as a stream does that breaks, and comes back on its ports: whoever connects then
+    // must be served as before.
+    #[test]
+    fn the_service_comes_back_when_its_streams_break() {
+        let ports = [free_pair(), free_pair()];
+        let first = gateway(ports);
+        let (welcome, welcomed) = mpsc::channel();
+        let (over, ended) = oneshot::channel();
+        let (grpc, metrics) = (first.grpc, first.metrics.clone());
+        let service = std::thread::spawn(move || {
+            run(
+                grpc,
+                1 << 20,
+                metrics,
+                move || welcome.send(()).unwrap(),
+                ended,
+            )
+        });
+        welcomed.recv_timeout(PATIENCE).unwrap();
+        echo(&first);
+        first.stop_now();
+        first.join().unwrap();
+
+        let second = gateway(ports);
+        echo(&second);
+        drop(over);
+        service.join().unwrap().unwrap();
+        second.stop_now();
+        second.join().unwrap();
+    }
+
+    /// What is said before the service is there waits for it.
+    fn echo(gateway: &Running) {
+        let stream = TcpStream::connect(gateway.ws).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let url = format!("ws://{}{}", gateway.ws, chat::ECHO_PATH);
+        let (mut client, _) = tungstenite::client(url, stream).unwrap();
+        client.send(Message::text("hi")).unwrap();
+        assert_eq!(client.read().unwrap(), Message::text("hi"));
+    }
+
+    fn gateway([ws, grpc]: [SocketAddr; 2]) -> Running {
+        let mut config = Config::default();
+        config.shards.count = 1;
+        config.ws.listen = ws;
+        config.ws.paths.push(chat::ECHO_PATH.to_owned());
+        config.grpc.listen = grpc;
+        bootstrap::start(config, Extras::default()).unwrap()
+    }
+
+    /// A port that is free, and so is the next.
+    fn free_pair() -> SocketAddr {
+        for _ in 0..100 {
+            let first = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = first.local_addr().unwrap();
+            if TcpListener::bind(("127.0.0.1", address.port() + 1)).is_ok() {
+                return address;
+            }
+        }
+        panic!("no two ports in a row are free");
+    }
 }

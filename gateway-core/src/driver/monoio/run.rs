@@ -152,7 +152,7 @@ impl Reactor {
     fn take_orders(&mut self, now: Duration) -> bool {
         while let Some(order) = self.mailbox.next_order() {
             match order {
-                Order::Drain => self.shard.drain(now),
+                Order::Drain(spread) => self.shard.drain(now, spread),
                 Order::Stop => return true,
             }
         }
