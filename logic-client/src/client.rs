@@ -6,26 +6,32 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_proto::v1::logic_frame::Body;
-use gateway_proto::v1::message_request::Target;
-use gateway_proto::v1::{self, disconnect, subscribe, unsubscribe};
-use tokio::time::{Instant, timeout_at};
+use gateway_proto::v1::query::Question;
+use gateway_proto::v1::{self, ReceiptMode, disconnect, subscribe, unsubscribe};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::builder::Builder;
+use crate::builder::{Builder, Overflow};
+use crate::client::closing::{goal, leftovers, over, settled};
 use crate::core::buffer::Item;
+use crate::core::inbox::Events;
+use crate::core::lock;
+use crate::core::many::Many;
+use crate::core::mesh::{Mesh, Refusal};
+use crate::core::query::QueryId;
+use crate::core::queue::Ending;
 use crate::core::receipts::{Receipt, Ticket};
-use crate::core::reroute::join;
-use crate::driver::events::Events;
-use crate::driver::lock;
-use crate::driver::mesh::{Mesh, Refusal, is_over};
-use crate::driver::queue::{Ending, Queue};
+use crate::core::returned::ReturnReason;
+use crate::driver::Clock;
 use crate::error::{FlushError, PushError, TryPushError};
 use crate::push::{Push, Recipient};
+use crate::query::{Answers, Place};
 use crate::stats::Stats;
 
 /// The streams of a logic service to every shard of its gateways.
 ///
 /// Cheap to clone; clones share the streams. When the last clone is dropped without
-/// [`close`](Self::close), what was not sent is lost.
+/// [`close`](Self::close), what was not sent is handed back
+/// ([`ReturnReason::Closed`](crate::ReturnReason::Closed)).
 #[derive(Clone)]
 pub struct LogicClient {
     handle: Arc<Handle>,
@@ -34,6 +40,7 @@ pub struct LogicClient {
 /// Ends the streams when it is dropped.
 struct Handle {
     mesh: Arc<Mesh>,
+    clock: Clock,
     events: Mutex<Option<Events>>,
     /// Unknown commands that callers of `flush` were told of.
     told: AtomicU64,
@@ -50,6 +57,8 @@ pub struct Leftovers {
     pub commands: u64,
     /// Commands that were sent and not acknowledged: they may have been done or not.
     pub unknown: u64,
+    /// The pushes among them, in the order of the calls, confirmed ones excepted.
+    pub unknown_pushes: Vec<Push>,
 }
 
 impl LogicClient {
@@ -58,31 +67,64 @@ impl LogicClient {
         Builder::new()
     }
 
-    pub(crate) fn new(mesh: Arc<Mesh>) -> Self {
+    pub(crate) fn new(mesh: Arc<Mesh>, clock: Clock) -> Self {
         let events = Mutex::new(Some(Events::new(Arc::clone(&mesh.inbox))));
         Self {
             handle: Arc::new(Handle {
                 mesh,
+                clock,
                 events,
                 told: AtomicU64::new(0),
             }),
         }
     }
 
-    /// Pushes a message: fire and forget. Waits while the buffer of a stream it is for is full.
+    /// Pushes a message: fire and forget. Waits while the buffer of a stream it is for is full,
+    /// unless [`Builder::overflow`](crate::Builder::overflow) says otherwise.
     ///
-    /// The pushes of one task arrive at each target in the order of the calls, unless a stream
-    /// breaks and what was on its way is lost. Dropping the future before it is ready pushes
-    /// nothing.
+    /// The pushes of one task arrive at each target in the order of the calls. What is not sent
+    /// after all, or may not have arrived, is handed back
+    /// ([`Builder::on_returned`](crate::Builder::on_returned)). Dropping the future before it is ready
+    /// pushes nothing.
     ///
     /// # Errors
-    /// [`PushError::Closed`], [`PushError::Invalid`].
+    /// [`PushError::Closed`], [`PushError::Invalid`], [`PushError::Full`].
     pub async fn push(&self, push: Push) -> Result<(), PushError> {
         // A task that only pushes must let the streams' tasks run.
         tokio::task::coop::consume_budget().await;
+        let item = self.item(push);
+        match self.handle.mesh.offer(|| self.now(), item) {
+            Ok(()) => Ok(()),
+            // Boxed: the usual push has no need of the room.
+            Err(refusal) => Box::pin(self.refused(refusal)).await,
+        }
+    }
+
+    /// Pushes many messages, in this order; each stream is locked once for all of its own. Waits as
+    /// [`push`](Self::push) does. Gives back what was refused, and why; empty: nothing was. Where one
+    /// is refused because a buffer is full, all behind it for the same stream are, too.
+    ///
+    /// Dropping the future before it is ready leaves some pushed and some not.
+    pub async fn push_many(
+        &self,
+        pushes: impl IntoIterator<Item = Push>,
+    ) -> Vec<(Push, PushError)> {
+        tokio::task::coop::consume_budget().await;
         let mesh = &self.handle.mesh;
-        let item = mesh.item(Body::Push(push.request), push.ttl);
-        mesh.send(item).await.map_err(PushError::from)
+        let items = pushes.into_iter().map(|push| self.item(push)).collect();
+        let mut many = Many::new(items, self.waits());
+        while let Some(full) = mesh.offer_many(self.now(), &mut many) {
+            let room = full.room().notified();
+            // Room made between the two looks is seen by the second.
+            let still = mesh.offer_many(self.now(), &mut many);
+            if still.is_some_and(|still| Arc::ptr_eq(&full, &still)) {
+                room.await;
+            }
+        }
+        many.refused.sort_by_key(|(item, _)| item.stamp.order);
+        let now = self.now();
+        let push = |(item, error): (Item, PushError)| Some((item.into_push(now)?, error));
+        many.refused.into_iter().filter_map(push).collect()
     }
 
     /// Pushes a message, if the buffers of all streams it is for have room.
@@ -94,21 +136,8 @@ impl LogicClient {
         reason = "the push is handed back as it came"
     )]
     pub fn try_push(&self, push: Push) -> Result<(), TryPushError> {
-        let mesh = &self.handle.mesh;
-        let ttl = push.ttl;
-        let item = mesh.item(Body::Push(push.request), ttl);
-        let back = |item: Item| {
-            let request = match item.body {
-                Body::Push(request) => request,
-                _ => v1::MessageRequest::default(),
-            };
-            Push { request, ttl }
-        };
-        mesh.offer(item).map_err(|refusal| match refusal {
-            Refusal::Full(item, _) => TryPushError::Full(back(item)),
-            Refusal::Closed(item) => TryPushError::Closed(back(item)),
-            Refusal::Invalid(item, invalid) => TryPushError::Invalid(back(item), invalid),
-        })
+        let now = self.now_for(&push);
+        self.handle.mesh.try_push(now, push)
     }
 
     /// Pushes a message and waits until every delivery of it is decided. Dropping the future
@@ -116,15 +145,25 @@ impl LogicClient {
     ///
     /// # Errors
     /// Those of [`push`](Self::push), and [`PushError::Unknown`], [`PushError::Rejected`],
-    /// [`PushError::TooManyReceipts`].
+    /// [`PushError::TooManyReceipts`], [`PushError::NotSent`].
     pub async fn push_confirmed(&self, push: Push) -> Result<Receipt, PushError> {
         let mesh = &self.handle.mesh;
-        let list = matches!(push.request.target, Some(Target::Users(_)));
-        let (ticket, answer) = mesh.await_receipt(list);
+        let (ticket, answer) = mesh.await_receipt(&push);
         let _awaited = Awaited { mesh, ticket };
-        let item = mesh.item(Body::Push(push.request), push.ttl);
-        mesh.send(item.with_ticket(ticket)).await?;
+        let item = self.item(push);
+        self.send(item.with_ticket(ticket)).await?;
         answer.await.unwrap_or(Err(PushError::Closed))
+    }
+
+    /// [`push_confirmed`](Self::push_confirmed), and says what became of the push on each connection
+    /// ([`Receipt::targets`]).
+    ///
+    /// # Errors
+    /// Those of [`push_confirmed`](Self::push_confirmed).
+    pub async fn push_confirmed_targets(&self, mut push: Push) -> Result<Receipt, PushError> {
+        let delivery = push.request.delivery.get_or_insert_default();
+        delivery.set_receipt(ReceiptMode::Targets);
+        self.push_confirmed(push).await
     }
 
     /// Adds a user's present and coming connections, or one connection, to a topic. For a user it
@@ -190,6 +229,39 @@ impl LogicClient {
         .await
     }
 
+    /// Where a user is, as the gateways have told; empty for one who is nowhere, and always without
+    /// [`Locate::Directory`](crate::Locate).
+    #[must_use]
+    pub fn whereis(&self, user: &str) -> Vec<Place> {
+        self.handle.mesh.whereis(user)
+    }
+
+    /// Asks every gateway for the connections of a user, for at most
+    /// [`query_timeout`](crate::Builder::query_timeout).
+    ///
+    /// # Errors
+    /// [`PushError::Closed`], [`PushError::Invalid`]. Gateways that do not answer are no error:
+    /// [`Answers::missing`] names them.
+    pub async fn query_user(&self, user: impl Into<String>) -> Result<Answers, PushError> {
+        self.query(Question::UserId(user.into())).await
+    }
+
+    /// Asks every gateway how many users and connections it has.
+    ///
+    /// # Errors
+    /// As for [`query_user`](Self::query_user).
+    pub async fn query_totals(&self) -> Result<Answers, PushError> {
+        self.query(Question::Totals(v1::query::Totals {})).await
+    }
+
+    /// Asks every gateway for the members of a topic.
+    ///
+    /// # Errors
+    /// As for [`query_user`](Self::query_user).
+    pub async fn query_topic(&self, topic: impl Into<String>) -> Result<Answers, PushError> {
+        self.query(Question::Topic(topic.into())).await
+    }
+
     /// What clients do. `None` the second time: events are acknowledged in order, so there is
     /// only one who takes them. Nothing comes without
     /// [`receive_messages`](crate::Builder::receive_messages).
@@ -230,6 +302,7 @@ impl LogicClient {
         let deadline = Instant::now() + patience;
         let mesh = &self.handle.mesh;
         let before = mesh.stats().total().unknown;
+        mesh.keep_unknown();
         let queues = mesh.end(Ending::Close);
         for queue in &queues {
             if timeout_at(deadline, over(queue)).await.is_err() {
@@ -242,7 +315,7 @@ impl LogicClient {
         }
         mesh.inbox.close();
         let unknown = mesh.stats().total().unknown.saturating_sub(before);
-        leftovers(mesh, &queues, unknown)
+        leftovers(mesh, self.now(), &queues, unknown)
     }
 
     /// Figures of this moment.
@@ -251,15 +324,77 @@ impl LogicClient {
         self.handle.mesh.stats()
     }
 
+    fn now(&self) -> Duration {
+        self.handle.clock.now()
+    }
+
     fn is_closed(&self) -> bool {
         self.handle.mesh.routes().closed
     }
 
-    async fn command(&self, body: Body) -> Result<(), PushError> {
+    async fn query(&self, question: Question) -> Result<Answers, PushError> {
         let mesh = &self.handle.mesh;
-        mesh.send(mesh.item(body, None))
-            .await
-            .map_err(PushError::from)
+        let (query, mut answers) = mesh.query(self.now(), question)?;
+        let _asked = Asked { mesh, query };
+        let patience = mesh.settings.query_timeout;
+        let answers = match timeout(patience, &mut answers).await {
+            Ok(answers) => answers,
+            Err(_) => {
+                mesh.end_query(query);
+                answers.await
+            }
+        };
+        answers.map_err(|_| PushError::Closed)
+    }
+
+    async fn command(&self, body: Body) -> Result<(), PushError> {
+        let item = self.handle.mesh.item(Duration::ZERO, body, None);
+        self.send(item).await
+    }
+
+    async fn send(&self, item: Item) -> Result<(), PushError> {
+        match self.handle.mesh.offer(|| self.now(), item) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.refused(refusal).await,
+        }
+    }
+
+    /// Waits for room, if that is what is missing and wanted.
+    async fn refused(&self, refusal: Refusal) -> Result<(), PushError> {
+        match refusal {
+            Refusal::Full(item, _) if self.waits() => {
+                let sent = self.handle.mesh.send(|| self.now(), item).await;
+                sent.map_err(PushError::from)
+            }
+            refusal => Err(refusal.into()),
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.handle.mesh.settings.overflow == Overflow::Wait
+    }
+
+    fn item(&self, push: Push) -> Item {
+        let now = self.now_for(&push);
+        let mesh = &self.handle.mesh;
+        mesh.item(now, Body::Push(push.request), push.ttl)
+    }
+
+    /// The time, where it matters: a look at the clock costs as much as the rest of a push.
+    fn now_for(&self, push: &Push) -> Duration {
+        push.ttl.map_or(Duration::ZERO, |_| self.now())
+    }
+}
+
+/// An answer is awaited as long as this lives.
+struct Asked<'a> {
+    mesh: &'a Mesh,
+    query: QueryId,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.mesh.end_query(self.query);
     }
 }
 
@@ -277,7 +412,12 @@ impl Drop for Awaited<'_> {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.mesh.end(Ending::Abandon);
+        let now = self.clock.now();
+        for queue in self.mesh.end(Ending::Abandon) {
+            for item in queue.drain() {
+                self.mesh.hand_back(now, &queue, item, ReturnReason::Closed);
+            }
+        }
         self.mesh.inbox.close();
     }
 }
@@ -294,65 +434,10 @@ impl From<Refusal> for PushError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(_, invalid) => Self::Invalid(invalid),
-            // `Mesh::send` waits instead of giving up on a full buffer.
-            Refusal::Closed(_) | Refusal::Full(..) => Self::Closed,
+            Refusal::Closed(_) => Self::Closed,
+            Refusal::Full(..) => Self::Full,
         }
     }
 }
 
-/// How far a stream's buffer has to be settled for everything up to now to be.
-fn goal(queue: Arc<Queue>) -> (Arc<Queue>, u64) {
-    let goal = queue.lock().buffer.pushed();
-    (queue, goal)
-}
-
-/// Waits for that; false when the stream has ended before.
-async fn settled(queue: &Queue, goal: u64) -> bool {
-    loop {
-        let progress = queue.progress().notified();
-        if queue.lock().report.settled >= goal {
-            return true;
-        }
-        if is_over(queue) {
-            return false;
-        }
-        progress.await;
-    }
-}
-
-async fn over(queue: &Queue) {
-    loop {
-        let progress = queue.progress().notified();
-        if is_over(queue) {
-            return;
-        }
-        progress.await;
-    }
-}
-
-/// Takes out what the streams have not sent. The parts of one push become one again.
-fn leftovers(mesh: &Mesh, queues: &[Arc<Queue>], unknown: u64) -> Leftovers {
-    let mut unsent: Vec<Item> = queues.iter().flat_map(|queue| queue.drain()).collect();
-    unsent.sort_by_key(|item| item.stamp);
-    let mut wholes: Vec<Item> = Vec::new();
-    for item in unsent {
-        if let Some(ticket) = item.ticket {
-            mesh.settle(ticket, Err(PushError::Closed));
-        }
-        match wholes.last_mut() {
-            Some(whole) if whole.stamp == item.stamp => join(whole, item),
-            _ => wholes.push(item),
-        }
-    }
-    let total = wholes.len();
-    let now = mesh.clock.now();
-    let pushes: Vec<_> = wholes
-        .into_iter()
-        .filter_map(|item| item.into_push(now))
-        .collect();
-    Leftovers {
-        commands: (total - pushes.len()) as u64,
-        pushes,
-        unknown,
-    }
-}
+mod closing;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use gateway_proto::v1;
 
+use crate::core::returned::ReturnReason;
 use crate::push::Push;
 
 /// What is wrong with a gateway, or with the way to it. The operator must act, or it passes.
@@ -80,6 +81,9 @@ pub enum ConnectError {
     /// No gateway could be used in time; this is what one of them said last.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    /// The resolver has named no gateway in time.
+    #[error("the resolver has named no gateway in time")]
+    NoGateway,
     /// The system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
@@ -137,6 +141,13 @@ pub enum PushError {
     /// [`Builder::max_receipts`](crate::Builder::max_receipts) allows; the push was not sent.
     #[error("too many receipts are awaited; the push was not sent")]
     TooManyReceipts,
+    /// A buffer it is for is full, and the client is not to wait; or the stream is stuck while others
+    /// took the push.
+    #[error("the buffer is full")]
+    Full,
+    /// It was taken out of the buffer before it was sent.
+    #[error("not sent: {0}")]
+    NotSent(ReturnReason),
 }
 
 /// Why [`LogicClient::try_push`](crate::LogicClient::try_push) failed. The push is handed back.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gateway_proto::v1;
 
+use crate::core::returned::ReturnReason;
 use crate::error::{GatewayError, Rejection};
 use crate::push::{Connection, Kind, Push};
 
@@ -86,13 +87,15 @@ impl Message {
     }
 }
 
-/// What happened to a stream; see [`Builder::on_notice`](crate::Builder::on_notice).
+/// What happened to a stream, or to the set of gateways; see
+/// [`Builder::on_notice`](crate::Builder::on_notice).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Notice {
-    /// The gateway's address, as it was given to the builder.
+    /// The gateway's address, as the builder or the resolver named it; empty when it is about the
+    /// resolver.
     pub gateway: String,
-    /// The shard the stream leads to.
+    /// The shard the stream leads to; 0 when it is about the gateway as a whole.
     pub shard: u32,
     /// What happened.
     pub what: What,
@@ -111,9 +114,38 @@ pub enum What {
     Lost {
         /// Why.
         error: GatewayError,
-        /// Commands that were sent and not acknowledged: they may have been done or not.
-        unknown: u64,
+        /// Commands that were sent and not acknowledged. What became of them is known when the stream
+        /// is open again.
+        unacked: u64,
     },
+    /// A gateway is in the set now, and will be connected to.
+    GatewayAdded,
+    /// A gateway is in the set no more. Its streams end when what they sent is answered, after 5 s at
+    /// the latest.
+    GatewayRemoved,
+    /// The resolver cannot find out which gateways there are, or there may be none. The set that was
+    /// known last stays.
+    Resolver {
+        /// What it says.
+        trouble: String,
+    },
+    /// A newer connection took the place of the one the stream had; nothing is lost.
+    Replaced,
+    /// Commands that were sent are not acknowledged and will not be: they may have been done or not.
+    Unknown {
+        /// How many.
+        count: u64,
+    },
+    /// A command that is no push was not done, or may not have been.
+    CommandReturned {
+        /// Which, for people.
+        command: String,
+        /// Why.
+        reason: ReturnReason,
+    },
+    /// Another client uses the session of this stream, which now has one of its own. Two processes
+    /// should never come from one copy of memory.
+    SharedSession,
     /// A command was refused.
     Rejected(Rejection),
     /// The gateway is going away. Commands are taken until the stream ends.
@@ -128,10 +160,20 @@ pub(crate) type NoticeFn = Arc<dyn Fn(&Notice) + Send + Sync>;
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gateway {} shard {}: ", self.gateway, self.shard)?;
+        match &self.what {
+            What::Resolver { trouble } => return write!(f, "finding gateways: {trouble}"),
+            What::GatewayAdded => return write!(f, "gateway {}: added", self.gateway),
+            What::GatewayRemoved => return write!(f, "gateway {}: removed", self.gateway),
+            _ => write!(f, "gateway {} shard {}: ", self.gateway, self.shard)?,
+        }
         match &self.what {
             What::Connected { epoch } => write!(f, "connected, epoch {epoch:016x}"),
-            What::Lost { error, unknown } => write!(f, "lost: {error} ({unknown} unacknowledged)"),
+            What::Lost { error, unacked } => write!(f, "lost: {error} ({unacked} unacknowledged)"),
+            What::Replaced => f.write_str("a new connection took over"),
+            What::Unknown { count } => write!(f, "{count} commands may have been done or not"),
+            What::CommandReturned { command, reason } => write!(f, "{command}: {reason}"),
+            What::SharedSession => f.write_str("somebody shares the session; taking another"),
+            What::GatewayAdded | What::GatewayRemoved | What::Resolver { .. } => Ok(()),
             What::Rejected(rejection) => rejection.fmt(f),
             What::Draining { remaining_ms } => write!(f, "draining, {remaining_ms} ms left"),
         }

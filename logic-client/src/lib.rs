@@ -42,10 +42,19 @@
 //! # What is promised
 //!
 //! - The pushes of one task reach each target in order, within one run of a gateway.
-//! - Nothing is lost silently. What was sent and not acknowledged when a stream broke is counted
-//!   as unknown ([`Counters::unknown`]), and [`push_confirmed`](LogicClient::push_confirmed) fails
-//!   with [`PushError::Unknown`]; what was not sent is sent when the stream is open again, also
-//!   when the gateway came back with another number of shards.
+//! - A stream keeps what it has sent until the gateway has taken it. When it breaks, the next one
+//!   resumes it: what was not taken is sent again, and nothing is done twice. A stream that is
+//!   replaced while it is open loses nothing in either direction.
+//! - Nothing is lost silently. A push that is not sent after all, or may not have arrived because its
+//!   gateway came back without a memory of it, is handed back with the reason
+//!   ([`Builder::on_returned`], [`ReturnReason`]) and counted ([`Counters::returned_for`]);
+//!   [`push_confirmed`](LogicClient::push_confirmed) tells its caller instead. Commands that are no
+//!   pushes (subscribe, unsubscribe, disconnect) are told as [`What::CommandReturned`].
+//! - What waits is bounded by number, bytes and age ([`Builder::buffer`], [`Builder::buffer_age`]);
+//!   what is sent and not acknowledged counts. Time to live, priority and conflation work there as
+//!   in the gateway.
+//! - Events of clients come at least once, in order per user: again after a stream broke before they
+//!   were acknowledged.
 //! - A gateway that is slow or gone fills only the buffers of its own streams. A push that is for
 //!   it too then waits; [`try_push`](LogicClient::try_push) hands it back.
 //! - Pushes that wait are joined into large writes; a push never waits for others to join it.
@@ -56,19 +65,33 @@ mod core;
 mod driver;
 mod error;
 mod event;
+#[doc(hidden)]
+pub mod mutation;
 mod push;
+mod query;
+pub mod resolver;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod stats;
 
 pub use bytes::Bytes;
 
-pub use builder::Builder;
+pub use builder::{Builder, Overflow, Streams};
 pub use client::{Leftovers, LogicClient};
-pub use core::receipts::Receipt;
-pub use driver::events::Events;
+pub use core::inbox::Events;
+pub use core::receipts::{Outcome, Receipt};
+pub use core::returned::{ReturnReason, Returned};
 pub use error::{
     ConnectError, FlushError, GatewayError, Invalid, PushError, RejectReason, Rejection,
     TryPushError,
 };
 pub use event::{Closed, Event, Message, Notice, Opened, What};
 pub use push::{Connection, Kind, Priority, Push, Recipient};
-pub use stats::{Counters, Stats, StreamState, StreamStats};
+pub use query::{Answers, GatewayAnswer, Locate, Place};
+pub use stats::{Counters, DirectoryStats, Stats, StreamState, StreamStats};
+
+/// The samples of the guide compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/client.md")]
+struct Guide;

@@ -2,6 +2,7 @@
 
 use std::ops::{Add, AddAssign};
 
+use crate::core::returned::ReturnReason;
 use crate::error::{GatewayError, RejectReason};
 
 /// Figures of a client at one moment; see [`LogicClient::stats`](crate::LogicClient::stats).
@@ -15,8 +16,29 @@ pub struct Stats {
     pub missing: Vec<String>,
     /// What streams counted that are no more: a gateway came back with another number of shards.
     pub past: Counters,
-    /// Commands for connections of no known gateway: they have no target.
+    /// Commands without a target: for connections of no known gateway, for users who are on no
+    /// gateway; of lists of users, each who is nowhere.
     pub no_target: u64,
+    /// What is known of where users are; `None` with [`Locate::Everywhere`](crate::Locate).
+    pub directory: Option<DirectoryStats>,
+}
+
+/// Figures of a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DirectoryStats {
+    /// Users on any gateway.
+    pub users: usize,
+    /// The same, where a user on two gateways is two. Each takes about 100 bytes.
+    pub entries: usize,
+    /// Shards that have told everything, and tell every change at present.
+    pub complete: usize,
+    /// All shards of all gateways that were reached.
+    pub shards: usize,
+    /// Snapshots received whole.
+    pub snapshots: u64,
+    /// Changes received.
+    pub changes: u64,
 }
 
 /// Figures of one stream.
@@ -33,6 +55,10 @@ pub struct StreamStats {
     pub buffered: usize,
     /// Their size in bytes.
     pub buffered_bytes: usize,
+    /// Commands that are sent and not acknowledged. They take room in the buffer, too.
+    pub unacked: usize,
+    /// Their size in bytes.
+    pub unacked_bytes: usize,
     /// What has happened so far.
     pub counters: Counters,
     /// What went wrong last.
@@ -65,11 +91,20 @@ pub struct Counters {
     pub sent: u64,
     /// Commands acknowledged, rejected ones included.
     pub acked: u64,
-    /// Commands whose time to live ran out before they were sent.
-    pub expired: u64,
     /// Commands that were sent and not acknowledged when the stream broke: they may have been
     /// done or not.
     pub unknown: u64,
+    /// Commands that were sent, but not taken by the gateway, which ended the stream in good order;
+    /// they were sent once more later.
+    pub not_taken: u64,
+    /// Commands sent again after the stream broke, under the numbers they had.
+    pub resent: u64,
+    /// Times a broken or replaced stream went on where it was.
+    pub resumed: u64,
+    /// Times another client was found to use the stream's session.
+    pub shared_sessions: u64,
+    /// Events that came a second time and were passed over.
+    pub duplicate_events: u64,
     /// Commands not sent, because too many receipts were awaited.
     pub over_receipts: u64,
     /// Events received from clients.
@@ -80,6 +115,8 @@ pub struct Counters {
     pub failed_attempts: u64,
     /// Commands the gateway refused, by reason; see [`Counters::rejected`].
     by_reason: [u64; RejectReason::ALL.len()],
+    /// Commands handed back, by reason; see [`Counters::returned`].
+    by_return: [u64; ReturnReason::COUNT],
 }
 
 impl Stats {
@@ -104,6 +141,22 @@ impl Counters {
         self.by_reason.iter().sum()
     }
 
+    /// Commands that were handed back for `reason`, parts of one push each on its own.
+    #[must_use]
+    pub fn returned_for(&self, reason: &ReturnReason) -> u64 {
+        self.by_return[reason.index()]
+    }
+
+    /// Commands that were handed back.
+    #[must_use]
+    pub fn returned(&self) -> u64 {
+        self.by_return.iter().sum()
+    }
+
+    pub(crate) fn count_returned(&mut self, reason: &ReturnReason) {
+        self.by_return[reason.index()] += 1;
+    }
+
     pub(crate) fn count_rejected(&mut self, reason: RejectReason) {
         self.by_reason[reason as usize] += 1;
     }
@@ -122,13 +175,20 @@ impl AddAssign for Counters {
     fn add_assign(&mut self, other: Self) {
         self.sent += other.sent;
         self.acked += other.acked;
-        self.expired += other.expired;
         self.unknown += other.unknown;
+        self.not_taken += other.not_taken;
+        self.resent += other.resent;
+        self.resumed += other.resumed;
+        self.shared_sessions += other.shared_sessions;
+        self.duplicate_events += other.duplicate_events;
         self.over_receipts += other.over_receipts;
         self.events += other.events;
         self.reconnects += other.reconnects;
         self.failed_attempts += other.failed_attempts;
         for (mine, theirs) in self.by_reason.iter_mut().zip(other.by_reason) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.by_return.iter_mut().zip(other.by_return) {
             *mine += theirs;
         }
     }

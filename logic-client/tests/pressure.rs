@@ -7,7 +7,7 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Fake, PATIENCE, user_of};
-use logic_client::{LogicClient, Push, TryPushError};
+use logic_client::{LogicClient, Push, ReturnReason, TryPushError};
 use tokio::time::timeout;
 
 /// A client of a gateway that reads nothing, its buffers full.
@@ -38,7 +38,8 @@ async fn a_full_buffer_hands_back_and_makes_wait_until_there_is_room() {
     let error = client.try_push(push.clone()).unwrap_err();
     assert_eq!(error, TryPushError::Full(push.clone()));
     let stats = client.stats();
-    assert!(stats.streams[0].buffered == 8, "{stats:?}");
+    let stream = &stats.streams[0];
+    assert_eq!(stream.buffered + stream.unacked, 8, "{stats:?}");
 
     let waiting = tokio::spawn({
         let (client, push) = (client.clone(), push.clone());
@@ -146,7 +147,8 @@ async fn what_expires_in_the_buffer_is_counted_and_not_sent() {
     let fake = Fake::start_at(&address, "fake", 2, 1).await;
     timeout(PATIENCE, client.flush()).await.unwrap().unwrap();
     assert_eq!(fake.texts(0), ["lasting"]);
-    assert_eq!(client.stats().total().expired, 1);
+    let expired = client.stats().total().returned_for(&ReturnReason::Expired);
+    assert_eq!(expired, 1);
     let log = fake.log();
     let Some(gateway_proto::v1::logic_frame::Body::Push(push)) = &log.frames[0].1.body else {
         panic!();

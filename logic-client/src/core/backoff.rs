@@ -34,10 +34,7 @@ impl Backoff {
     pub(crate) fn next(&mut self) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);
-        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        // The high half of the product is even enough, and never above the bound.
-        let part = (u128::from(self.random.next()) * u128::from(nanos)) >> 64;
-        Duration::from_nanos(part as u64)
+        self.random.up_to(bound)
     }
 
     /// A stream was open for `open`.
@@ -55,9 +52,21 @@ impl Backoff {
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, seeded, good enough for jitter.
 #[derive(Debug)]
-struct SplitMix(u64);
+pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A time from zero to `bound`, each as likely.
+    pub(crate) fn up_to(&mut self, bound: Duration) -> Duration {
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        // The high half of the product is even enough, and never above the bound.
+        let part = (u128::from(self.next()) * u128::from(nanos)) >> 64;
+        Duration::from_nanos(part as u64)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,257 +1,343 @@
 //! What one stream has not sent yet.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
 use std::time::Duration;
 
-use gateway_proto::v1::logic_frame::Body;
-use gateway_proto::v1::message_request::Target;
-use gateway_proto::v1::{MessageRequest, subscribe};
+use crate::core::returned::ReturnReason;
 
-use crate::core::receipts::Ticket;
-use crate::push::Push;
+use ages::Ages;
+pub(crate) use item::{Item, Load, Stamp, name};
 
-/// Bytes a command is counted with beyond its names and payload: what it takes in memory.
-const ITEM_OVERHEAD: usize = 128;
+/// Gaps that are worth closing.
+const MANY_GAPS: usize = 64;
 
-/// One command on its way to one stream.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Item {
-    /// Numbers the commands of the client in the order of their calls; the parts of one command
-    /// on several streams share it.
-    pub(crate) stamp: u64,
-    /// A push, subscribe, unsubscribe or disconnect.
-    pub(crate) body: Body,
-    /// When it is not worth sending any more.
-    pub(crate) expires: Option<Duration>,
-    /// Who waits for the receipt.
-    pub(crate) ticket: Option<Ticket>,
-    size: usize,
-}
-
-impl Item {
-    pub(crate) fn new(stamp: u64, body: Body, expires: Option<Duration>) -> Self {
-        Self {
-            size: size(&body),
-            stamp,
-            body,
-            expires,
-            ticket: None,
-        }
-    }
-
-    pub(crate) fn with_ticket(mut self, ticket: Ticket) -> Self {
-        self.ticket = Some(ticket);
-        self
-    }
-
-    /// The same command with another body, for one of several streams.
-    pub(crate) fn part(&self, body: Body) -> Self {
-        Self {
-            ticket: self.ticket,
-            ..Self::new(self.stamp, body, self.expires)
-        }
-    }
-
-    /// The push, to hand it back; `None` for another command.
-    pub(crate) fn into_push(self, now: Duration) -> Option<Push> {
-        let Body::Push(request) = self.body else {
-            return None;
-        };
-        let ttl = self.expires.map(|expires| expires.saturating_sub(now));
-        Some(Push { request, ttl })
-    }
-
-    /// About how many bytes the command takes, in memory and on the wire.
-    pub(crate) fn size(&self) -> usize {
-        self.size
-    }
-}
-
-/// How much a buffer holds.
+/// How much a buffer holds, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) items: usize,
     pub(crate) bytes: usize,
+    pub(crate) age: Duration,
+    /// The oldest give way when it is full.
+    pub(crate) drop_oldest: bool,
 }
 
-/// Commands in the order they are to be sent, bounded by number and bytes.
+/// What a buffer does not keep, and why.
+pub(crate) type GaveWay = Vec<(Item, ReturnReason)>;
+
+/// Commands in the order they are to be sent, bounded by number, bytes and age. What was taken out
+/// counts in the bounds until it is released.
+///
+/// What gives way is chosen as in a gateway's outbox: a newer push takes the place of an older
+/// one with the same target and conflation key, and goes to the end; in a full buffer expired pushes
+/// go first, then less important ones, then, with [`Bounds::drop_oldest`], the oldest that are not
+/// more important. The order among what stays is kept.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    items: VecDeque<Item>,
-    bytes: usize,
+    /// The first one, if any, is not a gap.
+    slots: VecDeque<Option<Item>>,
+    /// The number of the first slot.
+    first: u64,
+    waiting: Load,
+    taken: Load,
     bounds: Bounds,
     /// Commands ever put in; with this a caller can tell when "all so far" have left.
     pushed: u64,
+    /// The first place that was moved to other buffers.
+    moved: Option<u64>,
+    ages: Ages,
+    /// No command expires before.
+    expiry: Duration,
+    /// What [`Buffer::next_deadline`] said last.
+    alarm: Option<Duration>,
+    ranks: [Rank; 3],
+    /// The slot of the newest push for a target and key.
+    conflating: HashMap<u64, u64>,
+    hasher: RandomState,
 }
 
-/// What a stream took out of its buffer at once.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    /// To be sent.
-    pub(crate) items: Vec<Item>,
-    /// Too old to be sent.
-    pub(crate) expired: Vec<Item>,
-    /// The place of the last of them among all the buffer ever held.
-    pub(crate) position: u64,
+/// The pushes of one priority.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rank {
+    load: Load,
+    /// There is none in a slot before this one.
+    oldest: u64,
 }
 
 impl Buffer {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
-            items: VecDeque::new(),
-            bytes: 0,
+            slots: VecDeque::new(),
+            // Slots are put in front, too.
+            first: 1 << 63,
+            waiting: Load::default(),
+            taken: Load::default(),
             bounds,
             pushed: 0,
+            moved: None,
+            ages: Ages::new(bounds.age),
+            expiry: Duration::MAX,
+            alarm: None,
+            ranks: [Rank::default(); 3],
+            conflating: HashMap::new(),
+            hasher: RandomState::new(),
         }
     }
 
-    /// Whether `size` more bytes may come. An empty buffer takes any one command.
-    pub(crate) fn has_room(&self, size: usize) -> bool {
-        self.items.is_empty()
-            || self.items.len() < self.bounds.items && self.bytes + size <= self.bounds.bytes
+    /// Whether there is room for these parts of one command, perhaps because others give way. An
+    /// empty buffer takes any one command.
+    pub(crate) fn fits(&self, parts: &[Item]) -> bool {
+        let mut load = Load::default();
+        parts.iter().for_each(|part| load += part.load());
+        self.has_room(self.waiting, load) || self.would_have_room(parts, load)
     }
 
-    /// Puts a command at the end. The caller has asked for room, or moves commands of another
-    /// buffer here that must not be lost.
-    pub(crate) fn push(&mut self, item: Item) {
-        self.bytes += item.size;
+    /// Puts a command at the end; what gives way goes to `gave_way`. The caller has asked whether it
+    /// fits. Says whether the runner's alarm is set too late.
+    #[inline]
+    #[must_use]
+    pub(crate) fn push(&mut self, mut item: Item, gave_way: &mut GaveWay) -> bool {
+        let key = self.key(&item);
+        if let Some(slot) = self.same(&item, key) {
+            let older = self.kill(slot);
+            gave_way.extend(older.map(|older| (older, ReturnReason::Conflated)));
+        }
+        if !self.has_room(self.waiting, item.load()) {
+            self.make_room(&item, gave_way);
+        }
+        item.conflates = key;
+        self.put(item)
+    }
+
+    /// [`Buffer::push`] of a command that was in another buffer, and must not be lost: nothing gives
+    /// way.
+    #[must_use]
+    pub(crate) fn append(&mut self, mut item: Item) -> bool {
+        item.conflates = self.key(&item);
+        self.put(item)
+    }
+
+    #[inline]
+    fn put(&mut self, mut item: Item) -> bool {
         self.pushed += 1;
-        self.items.push_back(item);
+        item.place = self.pushed;
+        let early = self.alarm.is_none_or(|alarm| {
+            let expires = item.expires;
+            alarm > Duration::ZERO && expires.is_some_and(|expires| expires < alarm)
+        });
+        if early {
+            // Said once is enough.
+            self.alarm = Some(Duration::ZERO);
+        }
+        let slot = self.first + self.slots.len() as u64;
+        self.enter(&item);
+        if let Some(key) = item.conflates {
+            self.conflating.insert(key, slot);
+        } else if item.parts_pushes() {
+            self.conflating.clear();
+        }
+        self.slots.push_back(Some(item));
+        early
     }
 
-    /// Moves commands of together about `bytes` to `batch`: at least one, if there is any.
-    pub(crate) fn take(&mut self, now: Duration, mut bytes: usize, batch: &mut Batch) {
-        while let Some(item) = self.items.pop_front() {
-            self.bytes -= item.size;
-            if item.expires.is_some_and(|expires| expires <= now) {
-                batch.expired.push(item);
+    /// Moves commands of together about `bytes` to `inbox`: at least one, if there is any. What is
+    /// not worth sending any more goes to `gave_way`.
+    pub(crate) fn take(
+        &mut self,
+        now: Duration,
+        mut bytes: usize,
+        inbox: &mut VecDeque<Item>,
+        gave_way: &mut GaveWay,
+    ) {
+        self.ages.look(now, self.pushed);
+        while let Some(item) = self.pop() {
+            if item.place <= self.ages.too_old() {
+                gave_way.push((item, ReturnReason::TooOld));
                 continue;
             }
-            let size = item.size;
-            batch.items.push(item);
-            if size >= bytes {
+            if item.expires.is_some_and(|expires| expires <= now) {
+                gave_way.push((item, ReturnReason::Expired));
+                continue;
+            }
+            let load = item.load();
+            self.taken += load;
+            inbox.push_back(item);
+            if load.bytes >= bytes {
                 break;
             }
-            bytes -= size;
+            bytes -= load.bytes;
         }
-        batch.position = self.pushed - self.items.len() as u64;
     }
 
-    /// Takes out everything.
+    /// Gives out what has waited for too long. To be called at [`Buffer::next_deadline`].
+    pub(crate) fn expire(&mut self, now: Duration, gave_way: &mut GaveWay) {
+        if self.is_empty() {
+            return;
+        }
+        self.ages.look(now, self.pushed);
+        while let Some(Some(item)) = self.slots.front()
+            && item.place <= self.ages.too_old()
+        {
+            let item = self.pop();
+            gave_way.extend(item.map(|item| (item, ReturnReason::TooOld)));
+        }
+        if self.expiry <= now {
+            self.drop_expired(now, gave_way);
+        }
+    }
+
+    /// When to call [`Buffer::expire`].
+    pub(crate) fn next_deadline(&mut self) -> Option<Duration> {
+        let look = self.ages.next_look(self.pushed).min(self.expiry);
+        self.alarm = (!self.is_empty()).then_some(look);
+        self.alarm
+    }
+
+    /// Commands that were taken have left for good: acknowledged, or handed back.
+    pub(crate) fn release(&mut self, load: Load) {
+        self.taken -= load;
+    }
+
+    /// Commands that were taken and released are to be sent after all, before all others.
+    pub(crate) fn put_back(&mut self, items: Vec<Item>) {
+        for mut item in items.into_iter().rev() {
+            item.sequence = 0;
+            self.first -= 1;
+            self.enter(&item);
+            self.slots.push_front(Some(item));
+        }
+        for rank in &mut self.ranks {
+            rank.oldest = self.first;
+        }
+    }
+
+    /// Takes out everything: it goes elsewhere.
     pub(crate) fn drain(&mut self) -> Vec<Item> {
-        self.bytes = 0;
-        std::mem::take(&mut self.items).into()
+        let mut items = Vec::with_capacity(self.waiting.items);
+        items.extend(std::iter::from_fn(|| self.pop()));
+        let first = items.first().map(|item| item.place);
+        self.moved = self.moved.or(first);
+        items
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.items.len()
+        self.waiting.items
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.waiting.items == 0
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.waiting.bytes
     }
 
     /// Commands ever put in.
     pub(crate) fn pushed(&self) -> u64 {
         self.pushed
     }
-}
 
-fn size(body: &Body) -> usize {
-    let variable = match body {
-        Body::Push(push) => push.payload.len() + target_size(push),
-        Body::Subscribe(subscribe) => {
-            let user = match &subscribe.target {
-                Some(subscribe::Target::UserId(user)) => user.len(),
-                _ => 0,
-            };
-            user + subscribe.topic.len()
-        }
-        Body::Unsubscribe(unsubscribe) => unsubscribe.topic.len(),
-        Body::Disconnect(disconnect) => disconnect.reason.len(),
-        _ => 0,
-    };
-    variable + ITEM_OVERHEAD
-}
+    /// The place of the oldest command that waits here, or does in the buffers it was moved to.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        let waiting = self.slots.front().and_then(Option::as_ref);
+        let waiting = waiting.map(|item| item.place);
+        self.moved.into_iter().chain(waiting).min()
+    }
 
-fn target_size(push: &MessageRequest) -> usize {
-    match &push.target {
-        Some(Target::UserId(name) | Target::Topic(name)) => name.len(),
-        Some(Target::Users(users)) => users.user_ids.iter().map(|user| user.len() + 24).sum(),
-        _ => 0,
+    /// About what time it is.
+    pub(crate) fn about_now(&self) -> Duration {
+        self.ages.looked()
     }
 }
 
+impl Buffer {
+    fn has_room(&self, waiting: Load, load: Load) -> bool {
+        let items = waiting.items + self.taken.items;
+        let bytes = waiting.bytes + self.taken.bytes;
+        items == 0
+            || items + load.items <= self.bounds.items && bytes + load.bytes <= self.bounds.bytes
+    }
+
+    /// Counts a command in.
+    fn enter(&mut self, item: &Item) {
+        self.waiting += item.load();
+        if let Some(priority) = item.priority() {
+            self.ranks[priority as usize].load += item.load();
+        }
+        if let Some(expires) = item.expires {
+            self.expiry = self.expiry.min(expires);
+        }
+    }
+
+    /// Counts a command out that was in this slot.
+    fn leave(&mut self, item: &Item, slot: u64) {
+        self.waiting -= item.load();
+        if let Some(priority) = item.priority() {
+            self.ranks[priority as usize].load -= item.load();
+        }
+        if let Some(key) = item.conflates
+            && self.conflating.get(&key) == Some(&slot)
+        {
+            self.conflating.remove(&key);
+        }
+        if self.is_empty() {
+            self.ages.clear();
+            self.expiry = Duration::MAX;
+        }
+    }
+
+    /// Takes out the first command.
+    #[inline]
+    fn pop(&mut self) -> Option<Item> {
+        let item = self.slots.pop_front()??;
+        self.leave(&item, self.first);
+        self.first += 1;
+        self.skip_gaps();
+        Some(item)
+    }
+
+    /// Takes a command out of the middle.
+    fn kill(&mut self, slot: u64) -> Option<Item> {
+        let at = usize::try_from(slot.checked_sub(self.first)?).ok()?;
+        let item = self.slots.get_mut(at)?.take()?;
+        self.leave(&item, slot);
+        self.skip_gaps();
+        if self.slots.len() > 2 * self.waiting.items + MANY_GAPS {
+            self.close_gaps();
+        }
+        Some(item)
+    }
+
+    fn skip_gaps(&mut self) {
+        while self.slots.pop_front_if(|slot| slot.is_none()).is_some() {
+            self.first += 1;
+        }
+    }
+
+    fn close_gaps(&mut self) {
+        self.slots.retain(Option::is_some);
+        self.conflating.clear();
+        for (slot, item) in (self.first..).zip(self.slots.iter().flatten()) {
+            if let Some(key) = item.conflates {
+                self.conflating.insert(key, slot);
+            }
+            if item.parts_pushes() {
+                self.conflating.clear();
+            }
+        }
+        for rank in &mut self.ranks {
+            rank.oldest = self.first;
+        }
+    }
+
+    fn at(&self, slot: u64) -> Option<&Item> {
+        let at = usize::try_from(slot.checked_sub(self.first)?).ok()?;
+        self.slots.get(at)?.as_ref()
+    }
+}
+
+mod ages;
+mod giving_way;
+mod item;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds {
-        items: 3,
-        bytes: 1000,
-    };
-
-    fn item(stamp: u64, payload: usize, expires: Option<Duration>) -> Item {
-        let push = Push::user("u").binary(vec![0; payload]);
-        Item::new(stamp, Body::Push(push.request), expires)
-    }
-
-    fn take(buffer: &mut Buffer, now: Duration, bytes: usize) -> Batch {
-        let mut batch = Batch::default();
-        buffer.take(now, bytes, &mut batch);
-        batch
-    }
-
-    #[test]
-    fn is_full_by_number_and_by_bytes() {
-        let mut buffer = Buffer::new(BOUNDS);
-        for stamp in 0..3 {
-            assert!(buffer.has_room(129));
-            buffer.push(item(stamp, 0, None));
-        }
-        assert!(!buffer.has_room(129), "full by number");
-
-        let mut buffer = Buffer::new(BOUNDS);
-        buffer.push(item(0, 700, None));
-        assert!(
-            buffer.has_room(171) && !buffer.has_room(172),
-            "full by bytes"
-        );
-    }
-
-    #[test]
-    fn an_empty_buffer_takes_a_command_larger_than_its_bound() {
-        let mut buffer = Buffer::new(BOUNDS);
-        assert!(buffer.has_room(5000), "otherwise it could never be sent");
-        buffer.push(item(0, 5000, None));
-        assert!(!buffer.has_room(1));
-    }
-
-    #[test]
-    fn takes_in_order_up_to_the_bytes_asked_for() {
-        let mut buffer = Buffer::new(BOUNDS);
-        for stamp in 0..3 {
-            buffer.push(item(stamp, 100, None));
-        }
-        let batch = take(&mut buffer, Duration::ZERO, 300);
-        let stamps: Vec<_> = batch.items.iter().map(|item| item.stamp).collect();
-        assert_eq!(stamps, [0, 1]);
-        assert_eq!((batch.position, buffer.len()), (2, 1));
-        assert_eq!(buffer.bytes(), 229);
-    }
-
-    #[test]
-    fn what_is_too_old_is_set_apart() {
-        let mut buffer = Buffer::new(BOUNDS);
-        let second = Duration::from_secs(1);
-        buffer.push(item(0, 0, Some(second)));
-        buffer.push(item(1, 0, Some(second * 3)));
-        let batch = take(&mut buffer, second * 2, 1000);
-        assert_eq!((batch.expired.len(), batch.items.len()), (1, 1));
-        assert_eq!((batch.position, buffer.bytes()), (2, 0));
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
-use gateway_proto::v1::{Limits, MessageRequest, disconnect, subscribe, unsubscribe};
+use gateway_proto::v1::{Limits, MessageRequest, disconnect, query, subscribe, unsubscribe};
 use gateway_proto::{names, v1};
 
 use crate::error::Invalid;
@@ -74,6 +74,11 @@ pub(crate) fn check(body: &Body, limits: &Common) -> Result<(), Invalid> {
             }
             Ok(())
         }
+        Body::Query(v1::Query { question }) => match question {
+            Some(query::Question::UserId(user)) => name("a user", user),
+            Some(query::Question::Topic(topic)) => name("a topic", topic),
+            Some(query::Question::Totals(_)) | None => Ok(()),
+        },
         _ => Ok(()),
     }
 }

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use gateway_proto::names;
-use gateway_proto::v1::{GatewayFrame, LogicFrame};
+use gateway_proto::v1::GatewayFrame;
 use h2_stream::{Client, ClientEvent, Code, Config, Metadata, StreamId};
 use prost::Message as _;
 
-use crate::core::buffer::Batch;
-use crate::core::stream::{Expected, Stream};
+use crate::core::stream::{Ending, Expected, Loss, Stream};
 use crate::error::GatewayError;
 
 /// Bytes that may wait in a connection for the gateway's credit and for the socket: enough for
@@ -24,19 +23,20 @@ pub(crate) struct Wire {
     pub(crate) keepalive: Duration,
 }
 
-/// An `Exchange` call on a connection of its own, and the [`Stream`] that speaks on it.
-pub(crate) struct Link<'a> {
-    stream: &'a mut Stream,
+/// An `Exchange` call on a connection of its own. What is said on it is the [`Stream`]'s; each method
+/// gets the one that speaks here.
+pub(crate) struct Link {
+    run: u64,
     http: Client,
     call: StreamId,
     address: String,
     finishing: bool,
 }
 
-impl<'a> Link<'a> {
+impl Link {
     /// On a connection that was just made.
     pub(crate) fn open(
-        stream: &'a mut Stream,
+        stream: &mut Stream,
         now: Duration,
         expected: Expected,
         wire: Wire,
@@ -49,9 +49,10 @@ impl<'a> Link<'a> {
                 address: address.clone(),
                 reason: error.to_string(),
             })?;
-        http.send(call, &stream.connected(now, expected));
+        let (run, hello) = stream.connected(now, expected);
+        http.send(call, &hello);
         Ok(Self {
-            stream,
+            run,
             http,
             call,
             address,
@@ -59,38 +60,61 @@ impl<'a> Link<'a> {
         })
     }
 
-    /// How many bytes of commands are wanted; 0: none now.
-    pub(crate) fn room(&self) -> usize {
-        if !self.stream.is_open() || self.finishing {
+    /// The number of this connection among those of its stream.
+    pub(crate) fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// How many bytes of new commands are wanted; 0: none now, or none on this connection.
+    pub(crate) fn room(&self, stream: &Stream) -> usize {
+        match stream.takes_commands() {
+            true => self.room_for_any(stream),
+            false => 0,
+        }
+    }
+
+    fn room_for_any(&self, stream: &Stream) -> usize {
+        if stream.open_run() != Some(self.run) || self.finishing {
             return 0;
         }
         SEND_AHEAD.saturating_sub(self.http.queued(self.call))
     }
 
-    /// Sends what came out of the buffer.
-    pub(crate) fn commands(&mut self, now: Duration, batch: &mut Batch) {
-        let Self {
-            stream, http, call, ..
-        } = self;
-        stream.commands(now, batch, |frame| {
+    /// Sends again what the gateway has not taken, as far as there is room; says whether that was
+    /// anything.
+    pub(crate) fn resend(&mut self, stream: &mut Stream, now: Duration) -> bool {
+        let room = self.room_for_any(stream);
+        let Self { http, call, .. } = self;
+        stream.resend(now, room, |frame| {
+            http.send(*call, frame);
+        })
+    }
+
+    /// Sends what came out of the buffer into the stream's inbox.
+    pub(crate) fn commands(&mut self, stream: &mut Stream, now: Duration) {
+        let Self { http, call, .. } = self;
+        stream.commands(now, |frame| {
             http.send(*call, frame);
         });
     }
 
-    /// The application has handled events of connection `run` up to `id`, of `credit` bytes.
-    pub(crate) fn acknowledge(&mut self, run: u64, id: u64, credit: usize) {
-        if run == self.stream.run() {
-            self.stream.acknowledge(run, id);
-            self.http.release(self.call, credit);
-            if let Some(frame) = self.stream.poll_ack() {
-                self.send(&frame);
-            }
+    /// The application has handled events of `credit` bytes that came on this connection.
+    pub(crate) fn release(&mut self, credit: usize) {
+        self.http.release(self.call, credit);
+    }
+
+    /// Sends the acknowledgement of events, if there is one and this is where it goes.
+    pub(crate) fn send_ack(&mut self, stream: &mut Stream) {
+        if stream.open_run() == Some(self.run)
+            && let Some(frame) = stream.poll_ack()
+        {
+            self.http.send(self.call, &frame);
         }
     }
 
     /// No command will follow: ends the call once everything is answered.
-    pub(crate) fn finish(&mut self) {
-        if !self.finishing && self.stream.is_open() && self.stream.is_quiet() {
+    pub(crate) fn finish(&mut self, stream: &Stream) {
+        if !self.finishing && stream.is_open() && stream.is_quiet() {
             self.finishing = true;
             self.http.half_close(self.call);
             self.http.shutdown();
@@ -99,10 +123,6 @@ impl<'a> Link<'a> {
 
     pub(crate) fn is_finishing(&self) -> bool {
         self.finishing
-    }
-
-    pub(crate) fn stream(&mut self) -> &mut Stream {
-        self.stream
     }
 
     pub(crate) fn receive(&mut self, now: Duration, bytes: &[u8]) {
@@ -127,18 +147,16 @@ impl<'a> Link<'a> {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        let deadlines = [self.http.next_deadline(), self.stream.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        self.http.next_deadline()
     }
 
     /// Takes in what has come; says whether that was anything.
     ///
     /// # Errors
     /// The link is over; the caller tells the stream ([`Stream::lost`]).
-    pub(crate) fn poll(&mut self, now: Duration) -> Result<bool, GatewayError> {
+    pub(crate) fn poll(&mut self, stream: &mut Stream, now: Duration) -> Result<bool, Loss> {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.http.handle_timeout(now);
-            self.stream.handle_timeout(now)?;
         }
         let mut any = false;
         while let Some(event) = self.http.poll_event(now) {
@@ -150,17 +168,26 @@ impl<'a> Link<'a> {
                     let frame = GatewayFrame::decode(message).map_err(|error| {
                         let address = self.address.clone();
                         let detail = format!("bytes that are no frame: {error}");
-                        GatewayError::Protocol { address, detail }
+                        Loss::broken(GatewayError::Protocol { address, detail })
                     })?;
-                    let credit = self.stream.receive(now, frame, credit)?;
+                    let credit = stream
+                        .receive(now, self.run, frame, credit)
+                        .map_err(Loss::broken)?;
                     self.http.release(self.call, credit);
                 }
-                ClientEvent::Finished { status, .. } => {
-                    return Err(self.ended(status.code, &status.message));
+                ClientEvent::Finished { status, told, .. } => {
+                    let ending = match status.code {
+                        Code::Unavailable if told => Ending::Clean,
+                        Code::Aborted if told => Ending::Replaced,
+                        Code::AlreadyExists if told => Ending::Refused,
+                        _ => Ending::Broken,
+                    };
+                    let error = self.ended(stream, status.code, &status.message);
+                    return Err(Loss { error, ending });
                 }
                 ClientEvent::ConnectionLost { reason } => {
                     let address = self.address.clone();
-                    return Err(GatewayError::Unreachable { address, reason });
+                    return Err(Loss::broken(GatewayError::Unreachable { address, reason }));
                 }
                 // The call goes on until the gateway ends it.
                 _ => {}
@@ -169,11 +196,7 @@ impl<'a> Link<'a> {
         Ok(any)
     }
 
-    fn send(&mut self, frame: &LogicFrame) {
-        self.http.send(self.call, frame);
-    }
-
-    fn ended(&self, code: Code, message: &str) -> GatewayError {
+    fn ended(&self, stream: &Stream, code: Code, message: &str) -> GatewayError {
         let address = self.address.clone();
         match code {
             Code::Unavailable => {
@@ -181,9 +204,9 @@ impl<'a> Link<'a> {
                 GatewayError::Unreachable { address, reason }
             }
             // What a gateway says when `Hello` expected another shard.
-            Code::FailedPrecondition if !self.stream.is_open() => GatewayError::LoadBalanced {
+            Code::FailedPrecondition if !stream.is_open() => GatewayError::LoadBalanced {
                 address,
-                expected: self.stream.expectation(),
+                expected: stream.expectation(),
                 found: message.to_owned(),
             },
             _ => {

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use gateway_proto::v1;
 
 use crate::error::PushError;
+use crate::push::Connection;
 
 /// What became of a push, counted in deliveries over all shards it went to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The kernel of the gateway took the bytes. Not: the browser saw them.
@@ -25,6 +26,28 @@ pub struct Receipt {
     pub no_target: u64,
     /// The connection ended before the message was written.
     pub closed: u64,
+    /// What became of the push on each connection, if that was asked for
+    /// ([`push_confirmed_targets`](crate::LogicClient::push_confirmed_targets)): of each outcome at
+    /// most 1,000 for each shard.
+    pub targets: Vec<(Outcome, Connection)>,
+}
+
+/// What became of a push on one connection; see the fields of [`Receipt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The kernel of the gateway took the bytes.
+    Written,
+    /// A newer message with the same conflation key took its place.
+    Conflated,
+    /// Its time to live ran out.
+    Expired,
+    /// The outbox was full.
+    DroppedSlow,
+    /// It gave way to a more important message.
+    DroppedPriority,
+    /// The connection ended before the message was written.
+    Closed,
 }
 
 impl Receipt {
@@ -37,21 +60,32 @@ impl Receipt {
     pub(crate) fn from_wire(receipt: &v1::Receipt) -> Self {
         let mut sum = Self::default();
         for entry in &receipt.outcomes {
-            let count = u64::from(entry.count);
-            match entry.outcome() {
-                v1::Outcome::Written => sum.written += count,
-                v1::Outcome::Conflated => sum.conflated += count,
-                v1::Outcome::Expired => sum.expired += count,
-                v1::Outcome::DroppedSlow => sum.dropped_slow += count,
-                v1::Outcome::DroppedPriority => sum.dropped_priority += count,
-                v1::Outcome::NoTarget => sum.no_target += count,
-                v1::Outcome::Closed | v1::Outcome::Unspecified => sum.closed += count,
-            }
+            let (count, outcome) = match entry.outcome() {
+                v1::Outcome::Written => (&mut sum.written, Outcome::Written),
+                v1::Outcome::Conflated => (&mut sum.conflated, Outcome::Conflated),
+                v1::Outcome::Expired => (&mut sum.expired, Outcome::Expired),
+                v1::Outcome::DroppedSlow => (&mut sum.dropped_slow, Outcome::DroppedSlow),
+                v1::Outcome::DroppedPriority => {
+                    (&mut sum.dropped_priority, Outcome::DroppedPriority)
+                }
+                v1::Outcome::NoTarget => {
+                    sum.no_target += u64::from(entry.count);
+                    continue;
+                }
+                v1::Outcome::Closed | v1::Outcome::Unspecified => {
+                    (&mut sum.closed, Outcome::Closed)
+                }
+            };
+            *count += u64::from(entry.count);
+            let connections = entry.connections.iter().copied();
+            sum.targets
+                .extend(connections.map(|connection| (outcome, connection.into())));
         }
         sum
     }
 
-    fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: Self) {
+        self.targets.extend(other.targets);
         self.written += other.written;
         self.conflated += other.conflated;
         self.expired += other.expired;
@@ -62,9 +96,24 @@ impl Receipt {
     }
 }
 
-/// Names a push whose receipt is awaited.
+/// Names a push whose receipt is awaited, or what a stream is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
+
+/// Set in tickets of queries.
+const OF_QUERY: u64 = 1 << 63;
+
+impl Ticket {
+    /// The ticket of one stream's answer to a query.
+    pub(crate) fn of_query(number: u64) -> Self {
+        Self(number | OF_QUERY)
+    }
+
+    /// Whether what is awaited is no receipt.
+    pub(crate) fn is_of_query(self) -> bool {
+        self.0 & OF_QUERY != 0
+    }
+}
 
 /// The answer of one stream.
 pub(crate) type Answer = Result<Receipt, PushError>;
@@ -123,7 +172,7 @@ impl<T> Receipts<T> {
     pub(crate) fn settle(&mut self, ticket: Ticket, answer: Answer) -> Option<(T, Answer)> {
         let open = self.open.get_mut(&ticket)?;
         match answer {
-            Ok(receipt) => open.sum.add(&receipt),
+            Ok(receipt) => open.sum.add(receipt),
             Err(error) => {
                 open.error.get_or_insert(error);
             }

@@ -1,14 +1,32 @@
-//! Moves what was not sent when a gateway came back with another number of shards.
+//! Moves what was not sent when a gateway came back with another number of shards, or is no more.
 
 use std::collections::HashSet;
 
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
 
-use crate::core::buffer::Item;
-use crate::core::check::Common;
+use crate::core::buffer::{Item, Stamp};
 use crate::core::receipts::Ticket;
-use crate::core::router::{Paths, Route};
+use crate::core::returned::ReturnReason;
+use crate::core::router::{GatewayId, Paths};
+
+/// A stream, as far as it concerns where commands go.
+pub(crate) trait Destination {
+    /// Where it leads.
+    fn gateway(&self) -> GatewayId;
+
+    /// The newest command it ever got.
+    fn newest(&self) -> Option<u64>;
+}
+
+/// What became of the gateway that commands waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It has another number of shards. Its commands go to the new ones.
+    Shards,
+    /// It is no more. Commands that were for it alone go to the others.
+    Removed,
+}
 
 /// How the parts of a command with a receipt have changed: `come` streams will answer instead
 /// of `gone`.
@@ -19,75 +37,122 @@ pub(crate) struct Replan {
     pub(crate) gone: usize,
 }
 
-/// Where everything goes.
+/// Where everything goes. `O` is where it was.
 #[derive(Debug)]
-pub(crate) struct Rerouted<'a, S> {
+pub(crate) struct Rerouted<'a, S, O> {
     /// In the order of the calls.
     pub(crate) items: Vec<(&'a S, Item)>,
     pub(crate) replans: Vec<Replan>,
-    /// Commands for connections of the gateway's earlier run: they have no target any more.
-    pub(crate) gone: Vec<Item>,
+    /// What goes nowhere. One answer stands for all parts of a command.
+    pub(crate) returned: Vec<(Item, O, ReturnReason)>,
 }
 
-/// Routes the unsent `items` of all streams of a gateway's earlier run anew, in the order of the
-/// calls. The parts of one command become one again first, so that no shard gets it twice. A
-/// command to all shards of which only some had it sent goes to all new ones: which of the
-/// new shards had been reached cannot be known.
-pub(crate) fn reroute<'a, S>(
-    mut items: Vec<Item>,
-    route: &'a Route<S>,
-    limits: &Common,
-) -> Rerouted<'a, S> {
+/// Routes what all streams of a gateway had not sent anew, in the order of the calls. The parts of
+/// one command become one again first, so that nobody gets it twice. What cannot be moved without
+/// that risk, or without coming behind a newer command, is handed back:
+///
+/// - a command to all shards of which only some had not sent it: which of the new shards were
+///   reached cannot be known;
+/// - when the gateway is removed, a part of a command of which other gateways have their own.
+pub(crate) fn reroute<'a, S: Destination, O>(
+    mut items: Vec<(Item, O)>,
+    change: Change,
+    paths: impl Fn(&Body) -> Paths<'a, S>,
+) -> Rerouted<'a, S, O> {
     // Stable: what one stream held stays in its order.
-    items.sort_by_key(|item| item.stamp);
+    items.sort_by_key(|(item, _)| item.stamp.order);
     let mut rerouted = Rerouted {
         items: Vec::new(),
         replans: Vec::new(),
-        gone: Vec::new(),
+        returned: Vec::new(),
     };
     let mut items = items.into_iter().peekable();
-    while let Some(mut whole) = items.next() {
-        let mut parts = 1;
-        while let Some(part) = items.next_if(|item| item.stamp == whole.stamp) {
+    while let Some((mut whole, origin)) = items.next() {
+        let order = whole.stamp.order;
+        let mut gone = 1;
+        while let Some((part, _)) = items.next_if(|(item, _)| item.stamp.order == order) {
             join(&mut whole, part);
-            parts += 1;
+            gone += 1;
         }
-        place(whole, parts, route, limits, &mut rerouted);
+        let ticket = whole.ticket;
+        let mut come = 1;
+        match destinations(&whole, gone, change, &paths) {
+            Ok(parts) => {
+                come = parts.len();
+                rerouted.items.extend(parts);
+            }
+            Err(reason) => rerouted.returned.push((whole, origin, reason)),
+        }
+        if let Some(ticket) = ticket.filter(|_| come != gone) {
+            rerouted.replans.push(Replan { ticket, come, gone });
+        }
     }
     rerouted
 }
 
-fn place<'a, S>(
-    whole: Item,
-    parts: usize,
-    route: &'a Route<S>,
-    limits: &Common,
-    rerouted: &mut Rerouted<'a, S>,
-) {
-    let ticket = whole.ticket;
-    let before = rerouted.items.len();
-    match route.paths(&whole.body, limits) {
-        Paths::None => {
-            // One answer stands for all parts.
-            rerouted.gone.push(whole);
-            rerouted.replans.extend(replan(ticket, 1, parts));
-            return;
-        }
-        Paths::One(stream) => rerouted.items.push((stream, whole)),
-        Paths::Many(many) => {
-            let many = many
-                .into_iter()
-                .map(|(stream, body)| (stream, whole.part(body)));
-            rerouted.items.extend(many);
+/// Where a command goes, of which `unsent` parts were joined to `whole`.
+fn destinations<'a, S: Destination>(
+    whole: &Item,
+    unsent: usize,
+    change: Change,
+    paths: impl Fn(&Body) -> Paths<'a, S>,
+) -> Result<Vec<(&'a S, Item)>, ReturnReason> {
+    let stamp = whole.stamp;
+    // Parts of a list are for different users: each can be moved alone.
+    let movable = is_list(&whole.body) || unsent == stamp.here as usize;
+    let (movable, refused) = match change {
+        Change::Shards => (movable, ReturnReason::ShardsChanged),
+        Change::Removed => (
+            movable && stamp.parts == stamp.here,
+            ReturnReason::GatewayRemoved,
+        ),
+    };
+    if !movable {
+        return Err(refused);
+    }
+    let mut parts = match (paths(&whole.body), change) {
+        (Paths::None, Change::Shards) => return Err(ReturnReason::NoTarget),
+        (Paths::None, Change::Removed) => return Err(refused),
+        (Paths::One(stream), _) => split(whole, vec![(stream, whole.body.clone())]),
+        (Paths::Many(parts), _) => split(whole, parts),
+    };
+    let passes = |(stream, _): &(&S, Item)| stream.newest() > Some(stamp.order);
+    if parts.iter().any(passes) {
+        return Err(refused);
+    }
+    if change == Change::Shards {
+        // Other gateways keep their parts.
+        let elsewhere = stamp.parts - stamp.here;
+        let here = parts.len() as u32;
+        for (_, part) in &mut parts {
+            part.stamp.here = here;
+            part.stamp.parts = elsewhere + here;
         }
     }
-    let come = rerouted.items.len() - before;
-    rerouted.replans.extend(replan(ticket, come, parts));
+    Ok(parts)
 }
 
-fn replan(ticket: Option<Ticket>, come: usize, gone: usize) -> Option<Replan> {
-    let ticket = ticket.filter(|_| come != gone)?;
-    Some(Replan { ticket, come, gone })
+/// The parts of a command for several streams, in the order of their gateways.
+pub(crate) fn split<'a, S: Destination>(
+    whole: &Item,
+    parts: Vec<(&'a S, Body)>,
+) -> Vec<(&'a S, Item)> {
+    let count = parts.len() as u32;
+    let mut items: Vec<_> = parts
+        .into_iter()
+        .map(|(stream, body)| (stream, whole.part(body)))
+        .collect();
+    for of_gateway in items.chunk_by_mut(|(one, _), (other, _)| one.gateway() == other.gateway()) {
+        let stamp = Stamp {
+            order: whole.stamp.order,
+            parts: count,
+            here: of_gateway.len() as u32,
+        };
+        for (_, part) in of_gateway {
+            part.stamp = stamp;
+        }
+    }
+    items
 }
 
 /// Adds another part of the same command. Only lists of users differ between parts.
@@ -105,4 +170,8 @@ pub(crate) fn join(whole: &mut Item, part: Item) {
             .collect();
         users.user_ids.extend(new);
     }
+}
+
+fn is_list(body: &Body) -> bool {
+    matches!(body, Body::Push(push) if matches!(push.target, Some(Target::Users(_))))
 }

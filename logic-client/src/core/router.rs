@@ -14,15 +14,21 @@ const SHARD_SHIFT: u32 = 54;
 #[derive(Clone, Debug)]
 pub(crate) struct Route<S> {
     pub(crate) epoch: u64,
-    /// The stream to each shard.
+    /// The stream to each shard, or one to all.
     pub(crate) shards: Vec<S>,
+    /// There is one stream, and what it gets is for the whole gateway.
+    pub(crate) whole: bool,
     pub(crate) limits: Limits,
 }
 
-/// The gateways in the order they were configured; `None` for one that was never reached.
+/// Names a gateway as long as it is in the set. One that leaves and comes back has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct GatewayId(pub(crate) u32);
+
+/// The gateways that were reached, in the order they were added.
 #[derive(Debug)]
 pub(crate) struct Router<S> {
-    gateways: Vec<Option<Route<S>>>,
+    gateways: Vec<(GatewayId, Route<S>)>,
     limits: Common,
 }
 
@@ -38,32 +44,47 @@ pub(crate) enum Paths<'a, S> {
 }
 
 impl<S> Router<S> {
-    pub(crate) fn new(gateways: usize) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            gateways: (0..gateways).map(|_| None).collect(),
+            gateways: Vec::new(),
             limits: Common::NONE,
         }
     }
 
-    pub(crate) fn route(&self, gateway: usize) -> Option<&Route<S>> {
-        self.gateways[gateway].as_ref()
+    pub(crate) fn route(&self, gateway: GatewayId) -> Option<&Route<S>> {
+        let mut gateways = self.gateways.iter();
+        gateways
+            .find(|(id, _)| *id == gateway)
+            .map(|(_, route)| route)
     }
 
     /// Sets what a gateway is from now on; gives back what it was.
-    pub(crate) fn set(&mut self, gateway: usize, route: Route<S>) -> Option<Route<S>> {
-        let old = self.gateways[gateway].replace(route);
-        self.limits = Common::NONE;
-        for route in self.gateways.iter().flatten() {
-            self.limits.narrow(&route.limits);
-        }
+    pub(crate) fn set(&mut self, gateway: GatewayId, route: Route<S>) -> Option<Route<S>> {
+        let old = match self.gateways.binary_search_by_key(&gateway, |(id, _)| *id) {
+            Ok(at) => Some(std::mem::replace(&mut self.gateways[at].1, route)),
+            Err(at) => {
+                self.gateways.insert(at, (gateway, route));
+                None
+            }
+        };
+        self.narrow();
         old
     }
 
+    /// A gateway is no more; gives back what it was.
+    pub(crate) fn remove(&mut self, gateway: GatewayId) -> Option<Route<S>> {
+        let at = self.gateways.binary_search_by_key(&gateway, |(id, _)| *id);
+        let (_, old) = self.gateways.remove(at.ok()?);
+        self.narrow();
+        Some(old)
+    }
+
     /// Another gateway with this epoch: the same process under another address.
-    pub(crate) fn twin(&self, gateway: usize, epoch: u64) -> Option<usize> {
-        self.gateways.iter().enumerate().position(|(at, route)| {
-            at != gateway && route.as_ref().is_some_and(|route| route.epoch == epoch)
-        })
+    pub(crate) fn twin(&self, gateway: GatewayId, epoch: u64) -> Option<GatewayId> {
+        let mut gateways = self.gateways.iter();
+        gateways
+            .find(|(id, route)| *id != gateway && route.epoch == epoch)
+            .map(|(id, _)| *id)
     }
 
     /// What all gateways take.
@@ -71,22 +92,24 @@ impl<S> Router<S> {
         &self.limits
     }
 
+    /// In the order they were added.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (GatewayId, &Route<S>)> {
+        self.gateways.iter().map(|(id, route)| (*id, route))
+    }
+
     pub(crate) fn streams(&self) -> impl Iterator<Item = &S> {
-        self.gateways
-            .iter()
-            .flatten()
-            .flat_map(|route| &route.shards)
+        self.gateways.iter().flat_map(|(_, route)| &route.shards)
     }
 
     /// Where a command goes: a user's to its shard on every gateway, a connection's to its own,
     /// a list's in parts, all others to every shard of every gateway.
     pub(crate) fn paths(&self, body: &Body) -> Paths<'_, S> {
-        if let [Some(route)] = &self.gateways[..] {
+        if let [(_, route)] = &self.gateways[..] {
             return route.paths(body, &self.limits);
         }
-        let paths = self.gateways.iter().flatten();
+        let paths = self.gateways.iter();
         let mut paths = paths
-            .map(|route| route.paths(body, &self.limits))
+            .map(|(_, route)| route.paths(body, &self.limits))
             .filter(|paths| !matches!(paths, Paths::None));
         let Some(first) = paths.next() else {
             return Paths::None;
@@ -100,10 +123,17 @@ impl<S> Router<S> {
         }
         Paths::Many(many)
     }
+
+    fn narrow(&mut self) {
+        self.limits = Common::NONE;
+        for (_, route) in &self.gateways {
+            self.limits.narrow(&route.limits);
+        }
+    }
 }
 
 impl<'a, S> Paths<'a, S> {
-    fn into_parts(self, body: &Body) -> Vec<(&'a S, Body)> {
+    pub(crate) fn into_parts(self, body: &Body) -> Vec<(&'a S, Body)> {
         match self {
             Self::None => Vec::new(),
             Self::One(stream) => vec![(stream, body.clone())],
@@ -115,6 +145,10 @@ impl<'a, S> Paths<'a, S> {
 impl<S> Route<S> {
     /// [`Router::paths`] among the shards of this gateway.
     pub(crate) fn paths(&self, body: &Body, limits: &Common) -> Paths<'_, S> {
+        if let Body::Query(_) = body {
+            // Every gateway is asked by itself, and its answer is its own.
+            return Paths::None;
+        }
         match whom(body) {
             Whom::User(user) => {
                 let shard = shard_of(user.as_bytes(), self.shards.len() as u32);
@@ -123,7 +157,10 @@ impl<S> Route<S> {
                     .map_or(Paths::None, Paths::One)
             }
             Whom::Connection(connection) => {
-                let shard = (connection.id >> SHARD_SHIFT) as usize;
+                let shard = match self.whole {
+                    true => 0,
+                    false => (connection.id >> SHARD_SHIFT) as usize,
+                };
                 let shard = self
                     .shards
                     .get(shard)
@@ -139,7 +176,7 @@ impl<S> Route<S> {
     }
 
     /// A list of users by shard, in lists that are short enough for the gateway.
-    fn parts(&self, body: &Body, users: &Users, limits: &Common) -> Paths<'_, S> {
+    pub(crate) fn parts(&self, body: &Body, users: &Users, limits: &Common) -> Paths<'_, S> {
         let Body::Push(push) = body else {
             return Paths::None;
         };
@@ -166,14 +203,14 @@ impl<S> Route<S> {
 }
 
 /// Whom a command concerns.
-enum Whom<'a> {
+pub(crate) enum Whom<'a> {
     User(&'a str),
     Connection(&'a Connection),
     Users(&'a Users),
     All,
 }
 
-fn whom(body: &Body) -> Whom<'_> {
+pub(crate) fn whom(body: &Body) -> Whom<'_> {
     match body {
         Body::Push(push) => match &push.target {
             Some(Target::UserId(user)) => Whom::User(user),

@@ -1,27 +1,73 @@
 //! The life of one stream, across all its connections.
+//!
+//! # How it is driven
+//!
+//! A stream has at most one connection that commands go to, one that is greeting, and one that was
+//! replaced and is still read. Each has a number, its *run*; frames and ends are told with it, and
+//! those of a run the stream is done with are passed over. The owner moves bytes and keeps time:
+//!
+//! - To open: wait for [`Stream::next_attempt`], call [`Stream::connect`], dial. Then
+//!   [`Stream::connected`] gives the run and its first frame, or [`Stream::failed`] tells that there
+//!   is no connection.
+//! - To replace a connection that is open: dial beside it, then [`Stream::connected`]. Go on moving
+//!   bytes of both. Commands stay on the old one until `Welcome` has come on the new one
+//!   ([`Stream::open_run`] changes). Read the old one until it ends, or close it a second later;
+//!   either way call [`Stream::lost`] with its run. If the new one fails, [`Stream::lost`] with its
+//!   run, and the old one goes on.
+//! - [`Stream::receive`] takes each frame. An error means that this connection is over: close it,
+//!   and call [`Stream::lost`] with the error.
+//! - [`Stream::lost`] tells how a connection ended ([`Ending`]): that decides what becomes of what was
+//!   sent and not acknowledged.
+//! - To send on the connection of [`Stream::open_run`]: first [`Stream::resend`], as often as there is
+//!   room, until [`Stream::takes_commands`]; then have [`Buffer::take`](crate::core::buffer::Buffer::take)
+//!   fill [`Stream::inbox`], and call [`Stream::commands`]; and [`Stream::poll_ack`].
+//! - After every call: pass on all of [`Stream::poll_output`], *before* more is taken out of the
+//!   buffer ([`Output::Unsent`] goes to its front), and give
+//!   [`Stream::take_released`] to [`Buffer::release`](crate::core::buffer::Buffer::release).
+//! - [`Stream::next_deadline`], [`Stream::handle_timeout`]: greetings that take too long, and commands
+//!   whose fate stays unknown for too long.
+//!
+//! # What becomes of commands
+//!
+//! What was sent is kept until it is acknowledged. When a connection breaks it waits for the next
+//! `Welcome`: RESUMED says how far the gateway had come, and the rest is sent again under its old
+//! numbers. With any other answer, without a token to resume with, and after [`Rules::patience`], it
+//! is handed back as unknown, or with [`Rules::resend_unknown`] goes back to the buffer. After a
+//! clean end nothing unacknowledged was taken, so it goes back to the buffer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use gateway_proto::v1::gateway_frame::Body as Up;
 use gateway_proto::v1::logic_frame::Body;
-use gateway_proto::v1::{Capability, ClientAck, Hello, LogicFrame, Receive, Scope};
+use gateway_proto::v1::{ClientAck, LogicFrame, QueryResult};
 
 use crate::core::backoff::{Backoff, Pace};
-use crate::core::buffer::{Batch, Item};
-use crate::core::receipts::{Answer, Receipt, Ticket};
+use crate::core::buffer::{Item, Load};
+use crate::core::receipts::{Answer, Ticket};
+use crate::core::returned::ReturnReason;
 use crate::error::{GatewayError, PushError};
 use crate::event::{Event, What};
 use crate::stats::{Counters, StreamState};
+
+use numbered::Numbered;
+use retained::Retained;
 
 /// What never changes in a stream's life.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) service: String,
+    /// The session to begin with; see [`Entropy`].
     pub(crate) session: [u8; 16],
     pub(crate) index: u32,
     pub(crate) shard: u32,
+    /// Whether it speaks to the whole gateway, through that shard.
+    pub(crate) whole: bool,
     /// Whether it receives what clients do.
     pub(crate) receive: bool,
+    /// Whether it is told who is online.
+    pub(crate) directory: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +77,17 @@ pub(crate) struct Rules {
     pub(crate) welcome: Duration,
     /// Most receipts awaited at once.
     pub(crate) receipts: usize,
+    /// Whether what was sent is kept, to be sent again when the connection breaks.
+    pub(crate) resume: bool,
+    /// Whether what is unknown is sent again, and may arrive twice.
+    pub(crate) resend_unknown: bool,
+    /// How long a stream that is not open keeps what was sent.
+    pub(crate) patience: Duration,
 }
+
+/// Random bytes for a new session, when somebody shares the one there was. Two processes that began
+/// with the same state must not draw the same.
+pub(crate) type Entropy = Arc<dyn Fn() -> [u8; 16] + Send + Sync>;
 
 /// What a connection is expected to lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +98,39 @@ pub(crate) struct Expected {
     pub(crate) shards: u32,
 }
 
-/// What the owner is to pass on.
+/// The end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    pub(crate) error: GatewayError,
+    pub(crate) ending: Ending,
+}
+
+impl Loss {
+    /// An end that says nothing about what was taken.
+    pub(crate) fn broken(error: GatewayError) -> Self {
+        let ending = Ending::Broken;
+        Self { error, ending }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The gateway said UNAVAILABLE in trailers: what it has not acknowledged it has not taken.
+    Clean,
+    /// The gateway said ABORTED in trailers: a newer stream of the session took the place.
+    Replaced,
+    /// The gateway said ALREADY_EXISTS in trailers: the session is another's.
+    Refused,
+    /// Anything else: nobody knows what was taken.
+    Broken,
+}
+
+/// What the owner is to pass on, in this order.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// To the application; `run` and `id` for [`Stream::acknowledge`].
+    /// To the application. `run` and `id` for [`Stream::acknowledge`]; `credit` goes back to the
+    /// connection `run`, if it is still there.
     Event {
         event: Event,
         run: u64,
@@ -54,176 +139,217 @@ pub(crate) enum Output {
     },
     /// To who waits for the receipt.
     Settled(Ticket, Answer),
+    /// To who has asked.
+    Answered(Ticket, QueryResult),
+    /// To the directory: who is online on the gateway, as its epoch `epoch` tells it on the
+    /// connection `run`.
+    Directory { epoch: u64, run: u64, frame: Up },
+    /// To be handed back to the application; its ticket, if it has one, gets the answer.
+    Returned(Item, ReturnReason),
+    /// Not taken by the gateway: to the front of the buffer, in this order
+    /// ([`Buffer::put_back`](crate::core::buffer::Buffer::put_back)).
+    Unsent(Vec<Item>),
     /// To who wants to know.
     Notice(What),
 }
 
-/// One stream: says Hello, numbers what it sends, and knows what became of it.
-#[derive(Debug)]
+/// One stream: says Hello, numbers what it sends, keeps it, and knows what became of it.
 pub(crate) struct Stream {
     identity: Identity,
     rules: Rules,
-    phase: Phase,
+    entropy: Entropy,
+    /// The session and what names this stream in it; another one after somebody shared it.
+    session: [u8; 16],
+    /// Given by the last Welcome; 0: there is nothing to resume.
+    token: u64,
     backoff: Backoff,
-    /// The run of the gateway the stream was open to last; 0: none.
-    epoch: u64,
     /// Numbers the connections.
     run: u64,
+    attempt: Attempt,
+    open: Option<Open>,
+    replaced: Option<Replaced>,
+    /// The run of the gateway the stream was open to last; 0: none.
+    epoch: u64,
     other_epochs: u32,
     /// The number given last. It rises as long as the stream lives.
     sequence: u64,
-    /// Everything up to here is acknowledged, or given up.
+    /// The highest number the gateway's session is known to have taken.
     acked: u64,
-    /// What is sent and not acknowledged, in batches.
-    flight: VecDeque<Flight>,
-    /// Commands of the buffer up to here are done with.
-    settled: u64,
+    retained: Retained,
+    /// Since when the stream is not open.
+    broken: Option<Duration>,
     /// Receipts awaited, by number.
     receipts: BTreeMap<u64, Ticket>,
+    events: inbound::Numbering,
+    /// Hello was said, and no Welcome came.
+    unanswered: bool,
     /// The newest event to be acknowledged.
     ack: Option<u64>,
     counters: Counters,
     outputs: VecDeque<Output>,
 }
 
+/// The way to the next connection.
 #[derive(Debug)]
-enum Phase {
-    Waiting {
-        until: Duration,
-    },
+enum Attempt {
+    None,
+    Waiting { until: Duration },
     Connecting,
-    Greeting {
-        expected: Expected,
-        until: Duration,
-    },
-    Open {
-        expected: Expected,
-        since: Duration,
-        draining: bool,
-    },
+    Greeting(Greeting),
     Ended,
 }
 
-/// Commands of one batch: the number of the last, and its place in the buffer.
+/// A connection that waits for Welcome.
 #[derive(Debug)]
-struct Flight {
-    sequence: u64,
-    position: u64,
+struct Greeting {
+    run: u64,
+    expected: Expected,
+    until: Duration,
+    /// The connection that was open when Hello was said.
+    replaces: Option<u64>,
+    /// That one ended before Welcome, and not because it was replaced; or another Hello before got no
+    /// answer. Something may have come that was not read.
+    cut: bool,
+}
+
+/// The connection commands go to.
+#[derive(Debug)]
+struct Open {
+    run: u64,
+    expected: Expected,
+    since: Duration,
+    draining: bool,
+    /// Another connection said Hello meanwhile: the gateway may end this one.
+    challenged: bool,
+}
+
+/// A connection that another took the place of, still read.
+#[derive(Debug)]
+struct Replaced {
+    run: u64,
+    /// What its gateway had taken then. Receipts for these may still come on it.
+    taken: u64,
 }
 
 impl Stream {
-    pub(crate) fn new(identity: Identity, rules: Rules, seed: u64) -> Self {
+    pub(crate) fn new(identity: Identity, rules: Rules, seed: u64, entropy: Entropy) -> Self {
         Self {
+            session: identity.session,
             identity,
             rules,
-            phase: Phase::Connecting,
+            entropy,
+            token: 0,
             backoff: Backoff::new(rules.pace, seed),
-            epoch: 0,
             run: 0,
+            attempt: Attempt::Connecting,
+            open: None,
+            replaced: None,
+            epoch: 0,
             other_epochs: 0,
             sequence: 0,
             acked: 0,
-            flight: VecDeque::new(),
-            settled: 0,
+            retained: Retained::default(),
+            broken: None,
             receipts: BTreeMap::new(),
+            events: inbound::Numbering::default(),
+            unanswered: false,
             ack: None,
             counters: Counters::default(),
             outputs: VecDeque::new(),
         }
     }
 
-    /// When to have the gateway described and to connect to the shard, after a failure. Then
-    /// comes [`Stream::connected`] or [`Stream::lost`].
+    /// When to have the gateway described and to connect to the shard, after a failure.
     pub(crate) fn next_attempt(&self) -> Duration {
-        match self.phase {
-            Phase::Waiting { until } => until,
+        match self.attempt {
+            Attempt::Waiting { until } => until,
             _ => Duration::ZERO,
         }
     }
 
-    /// An attempt begins.
+    /// An attempt begins, while no connection is open.
     pub(crate) fn connect(&mut self) {
-        self.phase = Phase::Connecting;
+        self.attempt = Attempt::Connecting;
     }
 
-    /// There is a connection: this is the first frame on it.
-    pub(crate) fn connected(&mut self, now: Duration, expected: Expected) -> LogicFrame {
-        let mut hello = Hello {
-            service: self.identity.service.clone(),
-            session_id: self.identity.session.to_vec().into(),
-            stream_index: self.identity.index,
-            gateway_epoch: self.epoch,
-            expected_shard_plus_one: self.identity.shard + 1,
-            ..Hello::default()
-        };
-        hello.set_scope(Scope::Shard);
-        hello.push_capabilities(Capability::Receipts);
-        hello.push_capabilities(Capability::ClientAck);
-        if self.identity.receive {
-            hello.push_receive(Receive::Messages);
-        }
-        self.run += 1;
-        let until = now + self.rules.welcome;
-        self.phase = Phase::Greeting { expected, until };
-        frame(0, Body::Hello(hello))
+    /// The connection commands go to.
+    pub(crate) fn open_run(&self) -> Option<u64> {
+        self.open.as_ref().map(|open| open.run)
     }
 
     /// Whether commands may be sent.
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open { .. })
+        self.open.is_some()
     }
 
-    /// Numbers what came out of the buffer, and gives it to `send`.
-    pub(crate) fn commands(
+    /// Whether another connection can go on where this one is.
+    pub(crate) fn resumes(&self) -> bool {
+        self.token != 0
+    }
+
+    /// Whether the stream is open, and what is to be sent again is sent.
+    pub(crate) fn takes_commands(&self) -> bool {
+        self.is_open() && !self.retained.has_unsent()
+    }
+
+    /// Sends again about `room` bytes of what the gateway has not taken, under the numbers it had.
+    /// Says whether that was anything.
+    pub(crate) fn resend(
         &mut self,
         now: Duration,
-        batch: &mut Batch,
-        mut send: impl FnMut(&LogicFrame),
-    ) {
-        for item in batch.expired.drain(..) {
-            self.counters.expired += 1;
-            let expired = Receipt {
-                expired: 1,
-                ..Receipt::default()
-            };
-            self.settle(item.ticket, Ok(expired));
+        mut room: usize,
+        mut send: impl FnMut(&Numbered<'_>),
+    ) -> bool {
+        let mut any = false;
+        while room > 0
+            && self.open.is_some()
+            && let Some(item) = self.retained.next_unsent(now)
+        {
+            any = true;
+            self.counters.resent += 1;
+            room = room.saturating_sub(item.size());
+            send(&numbered(item));
         }
-        for item in batch.items.drain(..) {
-            if item.ticket.is_some() && self.receipts.len() >= self.rules.receipts {
-                self.counters.over_receipts += 1;
-                self.settle(item.ticket, Err(PushError::TooManyReceipts));
-                continue;
+        any
+    }
+
+    /// Where the buffer puts what is to be sent; [`Stream::commands`] must follow.
+    pub(crate) fn inbox(&mut self) -> &mut VecDeque<Item> {
+        self.retained.inbox()
+    }
+
+    /// Numbers what came out of the buffer, and gives it to `send`. Only when
+    /// [`Stream::takes_commands`].
+    pub(crate) fn commands(&mut self, now: Duration, mut send: impl FnMut(&Numbered<'_>)) {
+        while let Some(item) = self.retained.next_new() {
+            if let Some(ticket) = item.ticket {
+                if self.receipts.len() >= self.rules.receipts {
+                    self.counters.over_receipts += 1;
+                    self.retained.pass_over();
+                    self.settle(Some(ticket), Err(PushError::TooManyReceipts));
+                    continue;
+                }
+                self.receipts.insert(self.sequence + 1, ticket);
             }
             self.sequence += 1;
             self.counters.sent += 1;
-            if let Some(ticket) = item.ticket {
-                self.receipts.insert(self.sequence, ticket);
+            if let Some(item) = self.retained.number(now, self.sequence) {
+                send(&numbered(item));
             }
-            send(&frame(self.sequence, body(now, item)));
-        }
-        let position = batch.position;
-        let last = self
-            .flight
-            .back()
-            .map_or(self.acked, |flight| flight.sequence);
-        match self.flight.back_mut() {
-            _ if self.sequence > last => {
-                let sequence = self.sequence;
-                self.flight.push_back(Flight { sequence, position });
+            if !self.rules.resume {
+                self.retained.forget_last();
             }
-            Some(flight) => flight.position = position,
-            None => self.settled = position,
         }
     }
 
     /// The application has handled the events of a connection up to `id`.
     pub(crate) fn acknowledge(&mut self, run: u64, id: u64) {
-        if run == self.run && self.is_open() {
+        if self.is_open() && self.events.covers(run) {
             self.ack = self.ack.max(Some(id));
         }
     }
 
-    /// An acknowledgement to be sent. One serves many events.
+    /// An acknowledgement to be sent on the open connection. One serves many events.
     pub(crate) fn poll_ack(&mut self) -> Option<LogicFrame> {
         let id = self.ack.take().filter(|_| self.is_open())?;
         Some(frame(0, Body::ClientAck(ClientAck { id })))
@@ -233,102 +359,94 @@ impl Stream {
         self.outputs.pop_front()
     }
 
-    /// The connection is gone, or could not be made.
-    pub(crate) fn lost(&mut self, now: Duration, error: GatewayError) {
-        match self.phase {
-            Phase::Open { since, .. } => self.backoff.was_open(now.saturating_sub(since)),
-            _ => self.counters.failed_attempts += 1,
-        }
-        let until = now + self.backoff.next();
-        self.phase = Phase::Waiting { until };
-        let unknown = self.give_up();
-        self.outputs
-            .push_back(Output::Notice(What::Lost { error, unknown }));
+    /// What left this stream since the last call: the buffer has room for as much again.
+    pub(crate) fn take_released(&mut self) -> Load {
+        self.retained.take_released()
     }
 
-    /// The stream will not be opened again.
-    pub(crate) fn end(&mut self) {
-        self.phase = Phase::Ended;
-        self.give_up();
-    }
-
-    /// When to call [`Stream::handle_timeout`] while the stream runs.
+    /// When to call [`Stream::handle_timeout`].
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        match self.phase {
-            Phase::Greeting { until, .. } => Some(until),
+        let greeting = match &self.attempt {
+            Attempt::Greeting(greeting) => Some(greeting.until),
             _ => None,
-        }
+        };
+        let patience = self.gives_up_at();
+        greeting.into_iter().chain(patience).min()
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Result<(), GatewayError> {
-        match &self.phase {
-            Phase::Greeting { until, expected } if *until <= now => Err(GatewayError::Silent {
-                address: expected.address.clone(),
-                waiting_for: "Welcome",
-            }),
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// This run is over: close it, and call [`Stream::lost`].
+    pub(crate) fn handle_timeout(&mut self, now: Duration) -> Result<(), (u64, GatewayError)> {
+        if self.gives_up_at().is_some_and(|at| at <= now) {
+            self.give_up();
+        }
+        match &self.attempt {
+            Attempt::Greeting(greeting) if greeting.until <= now => {
+                let error = GatewayError::Silent {
+                    address: greeting.expected.address.clone(),
+                    waiting_for: "Welcome",
+                };
+                Err((greeting.run, error))
+            }
             _ => Ok(()),
         }
     }
 
     /// Nothing is on its way: everything sent is acknowledged, and every receipt is here.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.acked == self.sequence && self.receipts.is_empty()
+        self.retained.is_empty() && self.receipts.is_empty()
     }
 
-    /// Commands of the buffer up to this place are acknowledged, expired or given up.
-    pub(crate) fn settled(&self) -> u64 {
-        self.settled
+    /// The place in the buffer of the oldest command that is sent and not acknowledged.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.retained.oldest()
+    }
+
+    /// Commands that are sent and not acknowledged.
+    pub(crate) fn unacked(&self) -> Load {
+        self.retained.load()
     }
 
     pub(crate) fn counters(&self) -> Counters {
         self.counters
     }
 
-    pub(crate) fn run(&self) -> u64 {
-        self.run
-    }
-
     pub(crate) fn state(&self) -> StreamState {
-        match self.phase {
-            Phase::Waiting { .. } => StreamState::Waiting,
-            Phase::Connecting | Phase::Greeting { .. } => StreamState::Connecting,
-            Phase::Open {
-                draining: false, ..
-            } => StreamState::Open,
-            Phase::Open { draining: true, .. } => StreamState::Draining,
-            Phase::Ended => StreamState::Ended,
+        match (&self.open, &self.attempt) {
+            (_, Attempt::Ended) => StreamState::Ended,
+            (Some(open), _) if open.draining => StreamState::Draining,
+            (Some(_), _) => StreamState::Open,
+            (None, Attempt::Waiting { .. }) => StreamState::Waiting,
+            (None, _) => StreamState::Connecting,
         }
     }
 
     /// Which gateway and shard should answer, for people.
     pub(crate) fn expectation(&self) -> String {
-        match &self.phase {
-            Phase::Greeting { expected, .. } | Phase::Open { expected, .. } => {
-                describe(&expected.gateway_id, self.identity.shard, expected.epoch)
-            }
-            _ => String::new(),
-        }
-    }
-
-    /// What is on its way may have arrived or not. Says how many commands.
-    fn give_up(&mut self) -> u64 {
-        let unknown = self.sequence - self.acked;
-        self.counters.unknown += unknown;
-        self.acked = self.sequence;
-        if let Some(flight) = self.flight.back() {
-            self.settled = flight.position;
-        }
-        self.flight.clear();
-        self.ack = None;
-        for ticket in std::mem::take(&mut self.receipts).into_values() {
-            self.settle(Some(ticket), Err(PushError::Unknown));
-        }
-        unknown
+        let expected = match (&self.attempt, &self.open) {
+            (Attempt::Greeting(greeting), _) => &greeting.expected,
+            (_, Some(open)) => &open.expected,
+            _ => return String::new(),
+        };
+        describe(&expected.gateway_id, self.identity.shard, expected.epoch)
     }
 
     fn settle(&mut self, ticket: Option<Ticket>, answer: Answer) {
         let settled = ticket.map(|ticket| Output::Settled(ticket, answer));
         self.outputs.extend(settled);
+    }
+
+    fn notify(&mut self, what: What) {
+        self.outputs.push_back(Output::Notice(what));
+    }
+}
+
+fn numbered(item: &Item) -> Numbered<'_> {
+    Numbered {
+        sequence: item.sequence,
+        body: &item.body,
     }
 }
 
@@ -339,33 +457,14 @@ fn frame(sequence: u64, body: Body) -> LogicFrame {
     }
 }
 
-/// What goes on the wire: with what is left of the time to live, and asking for a receipt.
-fn body(now: Duration, item: Item) -> Body {
-    let mut body = item.body;
-    if let Body::Push(push) = &mut body
-        && (item.expires.is_some() || item.ticket.is_some())
-    {
-        let delivery = push.delivery.get_or_insert_default();
-        if let Some(expires) = item.expires {
-            // Rounded up: 0 would mean that it never expires.
-            let left = expires
-                .saturating_sub(now)
-                .as_micros()
-                .div_ceil(1000)
-                .max(1);
-            delivery.ttl_ms = u32::try_from(left).unwrap_or(u32::MAX);
-        }
-        if item.ticket.is_some() {
-            delivery.set_receipt(gateway_proto::v1::ReceiptMode::Counts);
-        }
-    }
-    body
-}
-
 fn describe(gateway_id: &str, shard: u32, epoch: u64) -> String {
     format!("gateway {gateway_id:?}, shard {shard}, epoch {epoch:016x}")
 }
 
+mod ending;
+mod greeting;
 mod inbound;
+mod numbered;
+mod retained;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Asks a gateway what it is.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_proto::names;
@@ -9,68 +9,66 @@ use h2_stream::{Client, ClientEvent, Config, Metadata};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::Mutex;
 
+use crate::core::description::Description;
+use crate::core::runner::unreachable;
 use crate::driver::Clock;
 use crate::error::GatewayError;
 
 /// Most bytes written or read at once.
 const CHUNK: usize = 16 << 10;
 
-/// Most shards a connection's id has room for.
-const MAX_SHARDS: u32 = 1024;
+type Answer = Result<Arc<Description>, GatewayError>;
 
-/// A gateway, and how to reach its shards.
-#[derive(Clone, Debug)]
-pub(crate) struct Description {
-    pub(crate) gateway: DescribeResponse,
-    /// One per shard.
-    pub(crate) addresses: Vec<String>,
+/// One gateway, and what it said last. The lock is held while it is asked: all its streams that
+/// want to know share one answer.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    address: String,
+    learned: Mutex<Option<(Duration, Answer)>>,
 }
 
-/// Dials `address` and calls `Describe`, all within `patience`.
-pub(crate) async fn describe(
-    clock: Clock,
-    address: &str,
-    patience: Duration,
-) -> Result<Description, GatewayError> {
-    let call = async {
-        let mut tcp = dial(address, patience).await?;
-        let peer = tcp
-            .peer_addr()
-            .map_err(|error| unreachable(address, &error))?;
-        let gateway = call(clock, address, &mut tcp).await?;
-        let addresses = addresses(address, peer, &gateway)?;
-        Ok(Description { gateway, addresses })
-    };
-    timeout(patience, call)
-        .await
-        .map_err(|_| GatewayError::Silent {
-            address: address.to_owned(),
-            waiting_for: "Describe",
-        })?
+impl Gateway {
+    pub(crate) fn new(address: String) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            learned: Mutex::new(None),
+        })
+    }
+
+    /// What the gateway is, asked at `since` or later. The caller decides how long that may take.
+    pub(crate) async fn describe(&self, clock: Clock, since: Duration) -> Answer {
+        let mut learned = self.learned.lock().await;
+        if let Some((at, answer)) = &*learned
+            && *at >= since
+        {
+            return answer.clone();
+        }
+        let answer = describe(clock, &self.address).await.map(Arc::new);
+        *learned = Some((clock.now(), answer.clone()));
+        answer
+    }
 }
 
 /// Connects to `address`.
-pub(crate) async fn dial(address: &str, patience: Duration) -> Result<TcpStream, GatewayError> {
-    let silent = || GatewayError::Silent {
-        address: address.to_owned(),
-        waiting_for: "a connection",
-    };
-    let connecting = timeout(patience, TcpStream::connect(address));
-    let tcp = connecting.await.map_err(|_| silent())?;
-    let tcp = tcp.map_err(|error| unreachable(address, &error))?;
+pub(crate) async fn dial(address: &str) -> Result<TcpStream, GatewayError> {
+    let connected = TcpStream::connect(address).await;
+    let tcp = connected.map_err(|error| unreachable(address, &error))?;
     // Batches are joined here; the kernel must not wait for more.
     tcp.set_nodelay(true)
         .map_err(|error| unreachable(address, &error))?;
     Ok(tcp)
 }
 
-pub(crate) fn unreachable(address: &str, reason: &impl ToString) -> GatewayError {
-    GatewayError::Unreachable {
-        address: address.to_owned(),
-        reason: reason.to_string(),
-    }
+/// Dials `address` and calls `Describe`.
+async fn describe(clock: Clock, address: &str) -> Result<Description, GatewayError> {
+    let mut tcp = dial(address).await?;
+    let peer = tcp
+        .peer_addr()
+        .map_err(|error| unreachable(address, &error))?;
+    let gateway = call(clock, address, &mut tcp).await?;
+    Description::new(address, peer, gateway)
 }
 
 async fn call(
@@ -120,34 +118,6 @@ async fn call(
             }
         }
     }
-}
-
-/// The shards' addresses; a port alone means: at the host that was dialled. That is the address
-/// the name led to this time, for behind the name may be several gateways.
-fn addresses(
-    address: &str,
-    peer: SocketAddr,
-    gateway: &DescribeResponse,
-) -> Result<Vec<String>, GatewayError> {
-    let shards = gateway.shards;
-    if shards == 0 || shards > MAX_SHARDS || gateway.epoch == 0 {
-        let detail = format!(
-            "{shards} shards (1 to {MAX_SHARDS}), epoch {}",
-            gateway.epoch
-        );
-        return Err(protocol(address, &detail));
-    }
-    if gateway.shard_addresses.len() != shards as usize {
-        let given = gateway.shard_addresses.len();
-        let detail = format!("{given} addresses for {shards} shards");
-        return Err(protocol(address, &detail));
-    }
-    let full = |given: &String| match given.strip_prefix(':') {
-        Some(port) if peer.is_ipv6() => format!("[{}]:{port}", peer.ip()),
-        Some(port) => format!("{}:{port}", peer.ip()),
-        None => given.clone(),
-    };
-    Ok(gateway.shard_addresses.iter().map(full).collect())
 }
 
 fn protocol(address: &str, detail: &impl ToString) -> GatewayError {

@@ -1,7 +1,7 @@
 //! The bytes of one connection, and its alarm.
 
 use std::future::pending;
-use std::io::{Error, ErrorKind, Result};
+use std::io::{ErrorKind, Result};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::core::link::Link;
+use crate::core::runner::{ConnectionId, Runner};
 
 /// Most bytes read at once.
 const READ: usize = 32 << 10;
@@ -20,63 +20,58 @@ const WRITE: usize = 256 << 10;
 /// A socket that is read and written only when it is ready, so nothing is lost by not waiting.
 pub(crate) struct Socket {
     tcp: TcpStream,
+    connection: ConnectionId,
     input: Vec<u8>,
     /// Bytes on their way to the kernel.
     output: Vec<u8>,
     written: usize,
-    /// Why nothing can be written any more.
-    dead: Option<Error>,
+    /// Nothing can be written any more.
+    dead: bool,
 }
 
 impl Socket {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
+    pub(crate) fn new(tcp: TcpStream, connection: ConnectionId) -> Self {
         Self {
             tcp,
+            connection,
             input: vec![0; READ],
             output: Vec::new(),
             written: 0,
-            dead: None,
+            dead: false,
         }
     }
 
-    /// Gives the link what has come; says whether that was anything.
-    pub(crate) fn read(&mut self, link: &mut Link<'_>, now: Duration) -> Result<bool> {
-        if !link.wants_bytes() {
-            return Ok(false);
-        }
-        match self.tcp.try_read(&mut self.input) {
-            Ok(0) => link.receive_eof(now),
-            Ok(read) => link.receive(now, &self.input[..read]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        Ok(true)
+    pub(crate) fn connection(&self) -> ConnectionId {
+        self.connection
     }
 
-    /// Sends what the link has; says whether that was anything. A failure is kept for
-    /// [`Socket::failure`]: what the gateway said before it hung up, above all acks, is still
-    /// to be read.
-    pub(crate) fn write(&mut self, link: &mut Link<'_>) -> bool {
-        if self.dead.is_some() {
+    /// Gives the runner what has come; says whether that was anything.
+    pub(crate) fn read(&mut self, runner: &mut Runner, now: Duration) -> bool {
+        if !runner.wants_bytes(self.connection) {
             return false;
         }
-        match self.try_write(link) {
+        match self.tcp.try_read(&mut self.input) {
+            Ok(0) => runner.receive_eof(now, self.connection),
+            Ok(read) => runner.receive(now, self.connection, &self.input[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => runner.failed(self.connection, error.to_string()),
+        }
+        true
+    }
+
+    /// Sends what the runner has; says whether that was anything.
+    pub(crate) fn write(&mut self, runner: &mut Runner) -> bool {
+        if self.dead {
+            return false;
+        }
+        match self.try_write(runner) {
             Ok(any) => any,
             Err(error) => {
-                self.dead = Some(error);
+                self.dead = true;
+                runner.failed(self.connection, error.to_string());
                 true
             }
         }
-    }
-
-    /// Whether nothing can be written any more.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.dead.is_some()
-    }
-
-    /// Why nothing can be written any more.
-    pub(crate) fn failure(&mut self) -> Option<Error> {
-        self.dead.take()
     }
 
     /// Waits until there is something to read, if it is wanted, or room for what waits.
@@ -91,16 +86,16 @@ impl Socket {
     }
 
     fn waits(&self) -> bool {
-        self.written < self.output.len()
+        !self.dead && self.written < self.output.len()
     }
 
-    fn try_write(&mut self, link: &mut Link<'_>) -> Result<bool> {
+    fn try_write(&mut self, runner: &mut Runner) -> Result<bool> {
         let mut any = false;
         loop {
             if !self.waits() {
                 self.output.clear();
                 self.written = 0;
-                if !link.has_output() || link.write_output(&mut self.output, WRITE) == 0 {
+                if runner.write_output(self.connection, &mut self.output, WRITE) == 0 {
                     return Ok(any);
                 }
             }

@@ -1,262 +1,162 @@
-//! The task of one stream: sockets and timers for its state machine. No rules.
+//! The task of one stream: carries out what its runner wishes for.
 
-use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::io::Result as IoResult;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::sleep_until;
 
-use crate::core::buffer::Batch;
-use crate::core::link::Link;
-use crate::core::stream::{Expected, Identity, Output, Rules, Stream};
-use crate::driver::describe::{dial, unreachable};
-use crate::driver::events::Delivery;
-use crate::driver::mesh::Mesh;
-use crate::driver::queue::{Ending, Queue};
+use crate::core::description::Description;
+use crate::core::mesh::Mesh;
+use crate::core::queue::Queue;
+use crate::core::runner::{ConnectionId, Runner, Wish};
+use crate::driver::Clock;
+use crate::driver::describe::{Gateway, dial};
 use crate::driver::socket::{Alarm, Socket};
-use crate::error::{ConnectError, GatewayError};
-use crate::event::{Notice, What};
+use crate::error::GatewayError;
 
-/// How long a stream to a shard that is no more waits for answers to what it has sent.
-const RETIRE: Duration = Duration::from_secs(5);
+/// Something under way, that may be given up at any time by dropping it.
+pub(crate) type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
-/// Shards a gateway can have; numbers the streams of a session without gaps between versions.
-const SHARDS: u32 = 1024;
+type Dialled = (ConnectionId, Result<TcpStream, GatewayError>);
 
 /// Starts the task of `queue`. It ends when the queue does.
-pub(crate) fn spawn(mesh: Arc<Mesh>, queue: Arc<Queue>) {
-    let settings = &mesh.settings;
-    let identity = Identity {
-        service: settings.service.clone(),
-        session: mesh.session,
-        index: queue.gateway as u32 * SHARDS + queue.shard,
-        shard: queue.shard,
-        receive: settings.receive,
-    };
-    let rules = Rules {
-        pace: settings.pace,
-        welcome: settings.attempt_timeout,
-        receipts: settings.max_receipts,
-    };
-    let seed = mesh.seed(queue.gateway, queue.shard + 1);
-    let stream = Stream::new(identity, rules, seed);
+pub(crate) fn spawn(clock: Clock, mesh: &Arc<Mesh>, gateway: &Arc<Gateway>, queue: Arc<Queue>) {
     let task = Task {
-        mesh,
-        queue,
-        batch: Batch::default(),
-        deliveries: VecDeque::new(),
+        clock,
+        runner: Runner::new(Arc::clone(mesh), queue),
+        mesh: Arc::clone(mesh),
+        gateway: Arc::clone(gateway),
+        sockets: Vec::new(),
+        asking: None,
+        dialling: None,
+        alarm: Alarm::new(),
     };
-    tokio::spawn(task.run(stream));
+    tokio::spawn(task.run());
 }
 
 struct Task {
+    clock: Clock,
+    runner: Runner,
     mesh: Arc<Mesh>,
-    queue: Arc<Queue>,
-    batch: Batch,
-    /// Events on their way to the inbox, all at once.
-    deliveries: VecDeque<Delivery>,
+    gateway: Arc<Gateway>,
+    /// At most two: while a stream moves from one connection to another.
+    sockets: Vec<Socket>,
+    asking: Pending<Result<Arc<Description>, GatewayError>>,
+    dialling: Option<(ConnectionId, Pending<Dialled>)>,
+    alarm: Alarm,
 }
 
 impl Task {
-    async fn run(mut self, mut stream: Stream) {
-        let mut since = Duration::ZERO;
-        while !self.is_over() {
-            let next = self.mesh.clock.instant(stream.next_attempt());
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.until_over() => break,
-            }
-            stream.connect();
-            self.queue.publish(&stream);
-            let connected = tokio::select! {
-                connected = self.connect(since) => connected,
-                () = self.until_over() => break,
-            };
-            let served = match connected {
-                Ok((tcp, expected)) => self.serve(&mut stream, tcp, expected).await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = served else {
-                break;
-            };
-            since = self.mesh.clock.now();
-            self.queue.publish_error(error.clone());
-            stream.lost(since, error);
-            self.pass_on(&mut stream);
-            self.queue.publish(&stream);
-        }
-        stream.end();
-        self.pass_on(&mut stream);
-        self.queue.publish(&stream);
-        self.mesh.ended(&self.queue);
-    }
-
-    /// Whether there is no reason to connect (again).
-    fn is_over(&self) -> bool {
-        match self.queue.ending() {
-            Ending::No => false,
-            Ending::Close => self.queue.lock().buffer.is_empty(),
-            Ending::Retire | Ending::Abandon => true,
-        }
-    }
-
-    async fn until_over(&self) {
-        while !self.is_over() {
-            self.queue.sleep(false).await;
-        }
-    }
-
-    /// Has the gateway described, follows what it has become, and dials the shard.
-    async fn connect(&self, since: Duration) -> Result<(TcpStream, Expected), GatewayError> {
-        let gateway = self.queue.gateway;
-        let description = self.mesh.describe(gateway, since).await?;
-        self.mesh
-            .adopt(gateway, &description)
-            .map_err(|error| match error {
-                ConnectError::Gateway(error) => error,
-                other => unreachable(&self.mesh.gateways[gateway].address, &other),
-            })?;
-        let Some(address) = description.addresses.get(self.queue.shard as usize) else {
-            // Adopting has retired this stream.
-            let address = &self.mesh.gateways[gateway].address;
-            return Err(unreachable(address, &"the shard is no more"));
-        };
-        let tcp = dial(address, self.mesh.settings.attempt_timeout).await?;
-        let expected = Expected {
-            address: address.clone(),
-            gateway_id: description.gateway.gateway_id.clone(),
-            epoch: description.gateway.epoch,
-            shards: description.gateway.shards,
-        };
-        Ok((tcp, expected))
-    }
-
-    /// Moves bytes until the stream has ended as wished, or broke.
-    async fn serve(
-        &mut self,
-        stream: &mut Stream,
-        tcp: TcpStream,
-        expected: Expected,
-    ) -> Result<(), GatewayError> {
-        let address = expected.address.clone();
-        let broken = |error: std::io::Error| unreachable(&address, &error);
-        let clock = self.mesh.clock;
-        let mut link = Link::open(stream, clock.now(), expected, self.mesh.settings.wire)?;
-        let mut socket = Socket::new(tcp);
-        let mut alarm = Alarm::new();
-        let mut retire = None;
+    async fn run(mut self) {
         loop {
-            let now = clock.now();
-            // What cannot be written any more is better kept than counted as unknown.
-            let room = if socket.is_dead() { 0 } else { link.room() };
-            let Some(mut busy) = self.obey(now, room, &mut link, &mut retire) else {
-                return Ok(());
-            };
-            busy |= socket.read(&mut link, now).map_err(broken)?;
-            let polled = link.poll(now);
-            self.pass_on(link.stream());
-            match polled {
-                Ok(any) => busy |= any,
-                Err(_) if link.is_finishing() => return Ok(()),
-                Err(error) => return Err(error),
+            let now = self.clock.now();
+            let mut busy = false;
+            for socket in &mut self.sockets {
+                busy |= socket.read(&mut self.runner, now);
             }
-            busy |= socket.write(&mut link);
+            busy |= self.runner.poll(now);
+            while let Some(wish) = self.runner.next_wish() {
+                busy = true;
+                if matches!(wish, Wish::End) {
+                    return;
+                }
+                self.carry_out(wish);
+            }
+            for socket in &mut self.sockets {
+                busy |= socket.write(&mut self.runner);
+            }
             if busy {
-                self.queue.publish(link.stream());
                 // Others run, and meanwhile more commands come together.
                 tokio::task::yield_now().await;
-                continue;
-            }
-            if let Some(error) = socket.failure() {
-                return Err(broken(error));
-            }
-            let deadline = link.next_deadline().into_iter().chain(retire).min();
-            let deadline = deadline.map(|deadline| clock.instant(deadline));
-            tokio::select! {
-                ready = socket.ready(link.wants_bytes()) => ready.map_err(broken)?,
-                () = self.queue.sleep(link.room() > 0) => {}
-                () = alarm.ring(deadline) => {}
+            } else {
+                self.rest().await;
             }
         }
     }
 
-    /// Does what the application wants; says whether that was anything, and `None` when the
-    /// stream is to end at once. `retire` is when a stream that retires gives up.
-    fn obey(
-        &mut self,
-        now: Duration,
-        room: usize,
-        link: &mut Link<'_>,
-        retire: &mut Option<Duration>,
-    ) -> Option<bool> {
-        let taken = self.queue.take(now, room, &mut self.batch);
-        if taken.any {
-            link.commands(now, &mut self.batch);
-        }
-        if let Some(handled) = taken.handled {
-            link.acknowledge(handled.run, handled.id, handled.credit);
-        }
-        match taken.ending {
-            Ending::No => {}
-            Ending::Close => {
-                if taken.empty {
-                    link.finish();
-                }
+    fn carry_out(&mut self, wish: Wish) {
+        let clock = self.clock;
+        match wish {
+            Wish::Describe { since } => {
+                let gateway = Arc::clone(&self.gateway);
+                let asking = async move { gateway.describe(clock, since).await };
+                self.asking = Some(Box::pin(asking));
             }
-            Ending::Retire => {
-                link.finish();
-                if *retire.get_or_insert(now + RETIRE) <= now {
-                    return None;
-                }
+            Wish::Start { queue } => spawn(clock, &self.mesh, &self.gateway, queue),
+            Wish::Dial {
+                connection,
+                address,
+            } => {
+                let dialling = async move { (connection, dial(&address).await) };
+                self.dialling = Some((connection, Some(Box::pin(dialling))));
             }
-            Ending::Abandon => return None,
-        }
-        Some(taken.any || taken.handled.is_some())
-    }
-
-    /// Passes on what the stream has to tell.
-    fn pass_on(&mut self, stream: &mut Stream) {
-        while let Some(output) = stream.poll_output() {
-            match output {
-                Output::Event {
-                    event,
-                    run,
-                    id,
-                    credit,
-                } => {
-                    let from = Arc::clone(&self.queue);
-                    self.deliveries.push_back(Delivery {
-                        event,
-                        from,
-                        run,
-                        id,
-                        credit,
-                    });
-                }
-                Output::Settled(ticket, answer) => self.mesh.settle(ticket, answer),
-                Output::Notice(what) => self.notify(what),
+            Wish::Close { connection } => {
+                self.sockets
+                    .retain(|socket| socket.connection() != connection);
+                self.dialling.take_if(|(dialled, _)| *dialled == connection);
             }
-        }
-        if !self.deliveries.is_empty() {
-            self.mesh.inbox.put(&mut self.deliveries);
+            Wish::End => {}
         }
     }
 
-    fn notify(&self, what: What) {
-        let notice = Notice {
-            gateway: self.mesh.gateways[self.queue.gateway].address.clone(),
-            shard: self.queue.shard,
-            what,
-        };
-        match notice.what {
-            What::Lost { .. } => tracing::warn!("{notice}"),
-            // One a command would flood the log; they are counted.
-            What::Rejected(_) => tracing::debug!("{notice}"),
-            _ => tracing::info!("{notice}"),
+    /// Waits until there is something to do.
+    async fn rest(&mut self) {
+        let Self {
+            clock,
+            runner,
+            sockets,
+            asking,
+            dialling,
+            alarm,
+            ..
+        } = self;
+        let deadline = runner
+            .next_deadline()
+            .map(|deadline| clock.instant(deadline));
+        let mut none = None;
+        let dialling = dialling
+            .as_mut()
+            .map_or(&mut none, |(_, dialling)| dialling);
+        tokio::select! {
+            ready = ready(sockets.first(), runner) => told(runner, ready),
+            ready = ready(sockets.get(1), runner) => told(runner, ready),
+            () = runner.sleep() => {}
+            answer = when(asking) => runner.described(clock.now(), answer),
+            (connection, answer) = when(dialling) => {
+                let answer = answer.map(|tcp| sockets.push(Socket::new(tcp, connection)));
+                runner.dialled(clock.now(), connection, answer);
+            }
+            () = alarm.ring(deadline) => {}
         }
-        if let Some(on_notice) = &self.mesh.settings.on_notice {
-            on_notice(&notice);
-        }
+    }
+}
+
+/// The result of what is under way; if nothing is, never.
+pub(crate) async fn when<T>(under_way: &mut Pending<T>) -> T {
+    let Some(future) = under_way else {
+        return pending().await;
+    };
+    let result = future.as_mut().await;
+    *under_way = None;
+    result
+}
+
+/// Waits until a socket can be read or written as wished; a failure says of which connection.
+async fn ready(socket: Option<&Socket>, runner: &Runner) -> (ConnectionId, IoResult<()>) {
+    let Some(socket) = socket else {
+        return pending().await;
+    };
+    let connection = socket.connection();
+    (
+        connection,
+        socket.ready(runner.wants_bytes(connection)).await,
+    )
+}
+
+fn told(runner: &mut Runner, (connection, ready): (ConnectionId, IoResult<()>)) {
+    if let Err(error) = ready {
+        runner.failed(connection, error.to_string());
     }
 }

@@ -17,13 +17,17 @@ use gateway_proto::v1::gateway_frame::Body as Up;
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
 use gateway_proto::v1::{self, Ack, DescribeResponse, GatewayFrame, LogicFrame, Welcome};
-use h2_stream::{Config, Server, ServerEvent, Status, StreamId};
+use h2_stream::{Code, Config, Server, ServerEvent, Status, StreamId};
 use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+
+use sessions::{Attached, Sessions};
+
+pub mod sessions;
 
 /// Fails a test that waits in vain.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,6 +46,7 @@ pub struct State {
     addresses: Mutex<Vec<String>>,
     pub behaviour: Mutex<Behaviour>,
     log: Mutex<Log>,
+    pub sessions: Mutex<Sessions>,
     changed: Notify,
     pub handled: AtomicU64,
 }
@@ -72,6 +77,8 @@ pub struct Log {
     pub frames: Vec<(u32, LogicFrame)>,
     /// What is to be sent on the stream of a shard.
     outgoing: HashMap<u32, VecDeque<Up>>,
+    /// How the stream of a shard is to end; `None`: its connection breaks.
+    ends: HashMap<u32, Option<Status>>,
     /// Connections made so far.
     pub connections: u32,
 }
@@ -105,6 +112,7 @@ impl Fake {
             addresses: Mutex::default(),
             behaviour: Mutex::default(),
             log: Mutex::default(),
+            sessions: Mutex::default(),
             changed: Notify::new(),
             handled: AtomicU64::new(0),
         });
@@ -145,6 +153,19 @@ impl Fake {
             .entry(shard)
             .or_default()
             .push_back(frame);
+        self.state.changed.notify_waiters();
+    }
+
+    /// Breaks the connection of a shard's stream.
+    pub fn cut(&self, shard: u32) {
+        self.log().ends.insert(shard, None);
+        self.state.changed.notify_waiters();
+    }
+
+    /// Ends a shard's stream as a gateway does that means it.
+    pub fn end(&self, shard: u32, code: Code) {
+        let status = Status::new(code, "as told");
+        self.log().ends.insert(shard, Some(status));
         self.state.changed.notify_waiters();
     }
 
@@ -216,6 +237,7 @@ async fn listen(listener: TcpListener, shard: Option<u32>, state: Arc<State>) {
             server: Server::new(Config::default(), Duration::ZERO),
             methods: HashMap::new(),
             exchange: None,
+            attached: None,
             acked: 0,
             sequence: 0,
         };
@@ -229,6 +251,7 @@ struct Served {
     server: Server,
     methods: HashMap<StreamId, String>,
     exchange: Option<StreamId>,
+    attached: Option<Attached>,
     acked: u64,
     sequence: u64,
 }
@@ -247,6 +270,9 @@ impl Served {
                 self.on_event(event);
             }
             self.send_up();
+            if self.is_cut() {
+                return;
+            }
             while self.server.has_output() && self.server.write_output(&mut output, 1 << 20) > 0 {
                 if tcp.write_all(&output).await.is_err() {
                     return;
@@ -306,6 +332,11 @@ impl Served {
         let Some(shard) = self.shard else {
             panic!("an Exchange on the common port");
         };
+        let begins = matches!(frame.body, Some(Body::Hello(_)));
+        // What comes on a stream that was ended is not taken.
+        if self.is_replaced() || self.exchange.is_none() && !begins {
+            return;
+        }
         let behaviour = self.state.behaviour.lock().unwrap();
         let mut up = Vec::new();
         match &frame.body {
@@ -313,19 +344,32 @@ impl Served {
                 assert_eq!(frame.sequence, 0);
                 self.exchange = Some(stream);
                 let id = behaviour.welcome_as.clone();
-                up.push(Up::Welcome(Welcome {
+                let mut welcome = Welcome {
                     gateway_id: id.unwrap_or_else(|| self.state.id.clone()),
                     epoch: self.state.epoch,
                     shard,
                     shards: self.state.shards,
                     ..Welcome::default()
-                }));
+                };
                 self.state.log.lock().unwrap().hellos.push(hello.clone());
+                let mut sessions = self.state.sessions.lock().unwrap();
+                self.attached = sessions.attach(hello, self.state.epoch, &mut welcome);
+                if self.attached.is_none() && !hello.session_id.is_empty() {
+                    let clash = Status::new(Code::AlreadyExists, "two clients use one session");
+                    self.server.finish(stream, clash);
+                    return;
+                }
+                self.sequence = welcome.last_sequence;
+                self.acked = welcome.last_sequence;
+                up.push(Up::Welcome(welcome));
             }
             Some(Body::ClientAck(_)) => assert_eq!(frame.sequence, 0),
             Some(body) => {
                 assert!(frame.sequence > self.sequence, "sequences rise");
                 self.sequence = frame.sequence;
+                if let Some(attached) = &self.attached {
+                    attached.take(frame.sequence);
+                }
                 up.extend(answers(&behaviour, shard, frame.sequence, body));
             }
             None => panic!("an empty frame"),
@@ -346,6 +390,12 @@ impl Served {
         let (Some(stream), Some(shard)) = (self.exchange, self.shard) else {
             return;
         };
+        if self.is_replaced() {
+            let replaced = Status::new(Code::Aborted, "replaced by a newer stream of its session");
+            self.server.finish(stream, replaced);
+            self.exchange = None;
+            return;
+        }
         if self.state.behaviour.lock().unwrap().ack && self.acked < self.sequence {
             self.acked = self.sequence;
             let body = Some(Up::Ack(Ack {
@@ -356,6 +406,30 @@ impl Served {
         let outgoing = self.state.log.lock().unwrap().outgoing.remove(&shard);
         for body in outgoing.into_iter().flatten() {
             self.server.send(stream, &GatewayFrame { body: Some(body) });
+        }
+    }
+}
+
+impl Served {
+    /// Whether another stream has taken the place of this one.
+    fn is_replaced(&self) -> bool {
+        self.attached.as_ref().is_some_and(Attached::is_replaced)
+    }
+
+    /// Ends the stream if the test wants it; says whether the connection is to break.
+    fn is_cut(&mut self) -> bool {
+        let (Some(stream), Some(shard)) = (self.exchange, self.shard) else {
+            return false;
+        };
+        let end = self.state.log.lock().unwrap().ends.remove(&shard);
+        match end {
+            None => false,
+            Some(None) => true,
+            Some(Some(status)) => {
+                self.server.finish(stream, status);
+                self.exchange = None;
+                false
+            }
         }
     }
 }
@@ -374,7 +448,8 @@ fn answers(behaviour: &Behaviour, shard: u32, sequence: u64, body: &Body) -> Opt
         return Some(Up::Rejected(rejected));
     }
     let asked = push.delivery.as_ref().map(v1::Delivery::receipt);
-    if asked != Some(v1::ReceiptMode::Counts) {
+    let with_targets = asked == Some(v1::ReceiptMode::Targets);
+    if !with_targets && asked != Some(v1::ReceiptMode::Counts) {
         return None;
     }
     let entries = (behaviour.receipt)(shard, push)?.into_iter();
@@ -384,6 +459,9 @@ fn answers(behaviour: &Behaviour, shard: u32, sequence: u64, body: &Body) -> Opt
             ..Default::default()
         };
         entry.set_outcome(outcome);
+        if with_targets && outcome != v1::Outcome::NoTarget {
+            entry.connections = vec![connection_of(1, shard); count as usize];
+        }
         entry
     });
     Some(Up::Receipt(v1::Receipt {

@@ -5,24 +5,39 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::buffer::Item;
 use crate::core::receipts::Receipts;
-use crate::core::reroute::{Replan, reroute};
+use crate::core::reroute::{Change, Destination, Replan, reroute, split};
+use crate::core::returned::ReturnReason;
 use crate::push::{Connection as Id, Push};
 
 /// A stream of these tests: gateway and shard.
 type Stream = (usize, u32);
 
+impl Destination for Stream {
+    fn gateway(&self) -> GatewayId {
+        GatewayId(self.0 as u32)
+    }
+
+    fn newest(&self) -> Option<u64> {
+        None
+    }
+}
+
 fn route(gateway: usize, epoch: u64, shards: u32) -> Route<Stream> {
     Route {
         epoch,
         shards: (0..shards).map(|shard| (gateway, shard)).collect(),
+        whole: false,
         limits: Limits::default(),
     }
 }
 
 fn router(shards: &[u32]) -> Router<Stream> {
-    let mut router = Router::new(shards.len());
+    let mut router = Router::new();
     for (gateway, &shards) in shards.iter().enumerate() {
-        router.set(gateway, route(gateway, gateway as u64 + 1, shards));
+        router.set(
+            GatewayId(gateway as u32),
+            route(gateway, gateway as u64 + 1, shards),
+        );
     }
     router
 }
@@ -80,9 +95,29 @@ fn a_connection_goes_where_its_id_says_or_nowhere() {
 }
 
 #[test]
+fn one_stream_for_a_whole_gateway_gets_everything() {
+    let mut router = Router::new();
+    let route = Route {
+        whole: true,
+        ..route(0, 1, 1)
+    };
+    router.set(GatewayId(0), route);
+    let connection = |epoch| {
+        let id = 7 << 54;
+        Push::connection(Id { epoch, id })
+    };
+    for push in [Push::user("alice"), Push::everyone(), connection(1)] {
+        assert!(matches!(router.paths(&body(push)), Paths::One((0, 0))));
+    }
+    let lists = streams(&router, &body(Push::users(["a", "b"])));
+    assert_eq!(lists, [(0, 0)]);
+    assert_eq!(streams(&router, &body(connection(2))), []);
+}
+
+#[test]
 fn a_gateway_that_was_never_reached_is_left_out() {
-    let mut router = Router::new(2);
-    router.set(1, route(1, 2, 2));
+    let mut router = Router::new();
+    router.set(GatewayId(1), route(1, 2, 2));
     assert_eq!(streams(&router, &body(Push::everyone())), [(1, 0), (1, 1)]);
     assert!(matches!(
         router.paths(&body(Push::user("alice"))),
@@ -96,22 +131,22 @@ fn the_narrowest_gateway_sets_the_limits() {
     let mut narrow = route(1, 2, 1);
     narrow.limits.max_payload_bytes = 1000;
     narrow.limits.max_users_per_push = 3;
-    router.set(1, narrow);
+    router.set(GatewayId(1), narrow);
     assert_eq!((router.limits().payload, router.limits().users), (1000, 3));
     assert_eq!(
         streams(&router, &body(Push::users(["a", "b", "c", "d"]))).len(),
         4
     );
-    router.set(1, route(1, 3, 1));
+    router.set(GatewayId(1), route(1, 3, 1));
     assert_eq!(*router.limits(), Common::NONE);
 }
 
 #[test]
 fn a_twin_is_found_by_its_epoch() {
     let router = router(&[1, 1]);
-    assert_eq!(router.twin(0, 2), Some(1));
-    assert_eq!(router.twin(1, 2), None, "itself");
-    assert_eq!(router.twin(0, 7), None);
+    assert_eq!(router.twin(GatewayId(0), 2), Some(GatewayId(1)));
+    assert_eq!(router.twin(GatewayId(1), 2), None, "itself");
+    assert_eq!(router.twin(GatewayId(0), 7), None);
 }
 
 proptest! {
@@ -146,7 +181,7 @@ proptest! {
 
     /// Commands wait on the streams of one run, some parts are sent already, and the gateway comes
     /// back with another number of shards: what was not sent arrives at the right new
-    /// shards, each once, in the order of the calls.
+    /// shards, each once, in the order of the calls, or comes back.
     #[test]
     fn rerouting_keeps_order_and_loses_and_doubles_nothing(
         kinds in prop::collection::vec(0..4_u8, 1..60),
@@ -155,60 +190,143 @@ proptest! {
     ) {
         let (old, new) = (route(0, 1, before), route(0, 2, after));
         let mut waiting: BTreeMap<Stream, Vec<Item>> = BTreeMap::new();
-        let mut unsent = BTreeMap::new();
+        // Kind, parts, and how many of them were not sent.
+        let mut unsent: BTreeMap<u64, (u8, usize, usize)> = BTreeMap::new();
         let mut receipts = Receipts::new();
         let mut marks = sent.iter().cycle();
         for (stamp, kind) in kinds.into_iter().enumerate() {
-            let push = match kind {
-                0 => Push::user(format!("user-{}", stamp % 7)),
-                1 => Push::users((0..9).map(|user| format!("user-{user}"))),
-                2 => Push::everyone(),
-                _ => Push::connection(Id { epoch: 1, id: 0 }),
-            };
-            let ticket = receipts.open(stamp, false);
-            let whole = Item::new(stamp as u64, body(push), None).with_ticket(ticket);
-            let parts = match old.paths(&whole.body, &Common::NONE) {
-                Paths::One(stream) => vec![(*stream, whole.clone())],
-                Paths::Many(parts) => parts.into_iter().map(|(s, b)| (*s, whole.part(b))).collect(),
-                Paths::None => vec![],
-            };
+            let whole = command(kind, stamp as u64, &mut receipts);
+            let parts = parts(&old, &whole);
+            let count = parts.len();
             for (stream, part) in parts {
                 if !marks.next().unwrap() {
-                    unsent.entry(stamp as u64).or_insert((kind, 0)).1 += 1;
+                    unsent.entry(stamp as u64).or_insert((kind, count, 0)).2 += 1;
                     waiting.entry(stream).or_default().push(part);
                 }
             }
         }
-        let items: Vec<_> = waiting.into_values().flatten().collect();
-        let moved = reroute(items, &new, &Common::NONE);
-        prop_assert!(moved.items.windows(2).all(|pair| pair[0].1.stamp <= pair[1].1.stamp));
-        let mut arrived: BTreeMap<u64, Vec<(Stream, Body)>> = BTreeMap::new();
-        for (stream, item) in moved.items {
-            arrived.entry(item.stamp).or_default().push((*stream, item.body));
+        let items = waiting.into_iter();
+        let items = items.flat_map(|(stream, items)| items.into_iter().map(move |item| (item, stream)));
+        let moved = reroute(items.collect(), Change::Shards, |body| new.paths(body, &Common::NONE));
+        prop_assert!(moved.items.windows(2).all(|pair| pair[0].1.stamp.order <= pair[1].1.stamp.order));
+        let mut arrived: BTreeMap<u64, Vec<Stream>> = BTreeMap::new();
+        for (stream, item) in &moved.items {
+            arrived.entry(item.stamp.order).or_default().push(**stream);
         }
-        let gone: Vec<u64> = moved.gone.iter().map(|item| item.stamp).collect();
-        for (stamp, (kind, parts)) in unsent {
-            let Some(arrived) = arrived.remove(&stamp) else {
-                prop_assert!(kind == 3 && gone.contains(&stamp), "only old connections are gone");
-                continue;
+        let mut returned: BTreeMap<u64, ReturnReason> = BTreeMap::new();
+        for (item, _, reason) in &moved.returned {
+            prop_assert!(returned.insert(item.stamp.order, reason.clone()).is_none(), "once");
+        }
+        for (stamp, (kind, parts, unsent)) in unsent {
+            let arrived = arrived.remove(&stamp).unwrap_or_default();
+            let expected = match kind {
+                2 if unsent < parts => Some(ReturnReason::ShardsChanged),
+                3 => Some(ReturnReason::NoTarget),
+                _ => None,
             };
-            let mut shards: Vec<_> = arrived.iter().map(|(stream, _)| *stream).collect();
-            let come = shards.len();
+            let come = arrived.len().max(1);
+            prop_assert_eq!(arrived.is_empty(), expected.is_some());
+            prop_assert_eq!(returned.remove(&stamp), expected);
+            let mut shards = arrived.clone();
             shards.dedup();
-            prop_assert_eq!(shards.len(), come, "no shard gets it twice");
-            if kind == 2 {
+            prop_assert_eq!(shards.len(), arrived.len(), "no shard gets it twice");
+            if kind == 2 && !arrived.is_empty() {
                 prop_assert_eq!(come, after as usize);
             }
             let replan = moved.replans.iter().find(|replan| {
                 matches!(replan, Replan { ticket, .. } if receipts_stamp(&receipts, *ticket) == stamp)
             });
-            let (planned, dropped) = replan.map_or((parts, parts), |plan| (plan.come, plan.gone));
-            prop_assert_eq!((planned, dropped), (come, parts));
+            let planned = replan.map_or((unsent, unsent), |plan| (plan.come, plan.gone));
+            prop_assert_eq!(planned, (come, unsent));
         }
-        prop_assert!(arrived.is_empty(), "nothing that was sent comes again");
+        prop_assert!(arrived.is_empty() && returned.is_empty(), "nothing that was sent comes again");
+    }
+
+    /// A gateway is removed: what was for it alone goes to the other one, the rest comes back.
+    #[test]
+    fn a_removed_gateways_own_commands_go_to_the_others(
+        kinds in prop::collection::vec(0..3_u8, 1..40),
+        alone in prop::collection::vec(any::<bool>(), 1..40),
+        (gone, stays) in (1..5_u32, 1..5_u32),
+    ) {
+        let old = route(0, 1, gone);
+        let both = router(&[gone, stays]);
+        let mut left = router(&[gone, stays]);
+        left.remove(GatewayId(0));
+        let mut receipts = Receipts::new();
+        let mut waiting = Vec::new();
+        let mut own = Vec::new();
+        for ((stamp, kind), alone) in kinds.into_iter().enumerate().zip(alone.iter().cycle()) {
+            let whole = command(kind, stamp as u64, &mut receipts);
+            let parts = match alone {
+                true => parts(&old, &whole),
+                false => match both.paths(&whole.body) {
+                    Paths::Many(many) => split(&whole, many).into_iter().map(|(s, i)| (*s, i)).collect(),
+                    _ => vec![],
+                },
+            };
+            own.extend(alone.then_some(stamp as u64));
+            let of_old = parts.into_iter().filter(|(stream, _)| stream.0 == 0);
+            waiting.extend(of_old.map(|(stream, item)| (item, stream)));
+        }
+        let orders: std::collections::BTreeSet<_> = waiting.iter().map(|(item, _)| item.stamp.order).collect();
+        let moved = reroute(waiting, Change::Removed, |body| left.paths(body));
+        let mut seen = std::collections::BTreeSet::new();
+        for (stream, item) in &moved.items {
+            prop_assert!(stream.0 == 1 && own.contains(&item.stamp.order));
+            seen.insert(item.stamp.order);
+        }
+        for (item, _, reason) in &moved.returned {
+            prop_assert!(!own.contains(&item.stamp.order));
+            prop_assert_eq!(reason, &ReturnReason::GatewayRemoved);
+            prop_assert!(seen.insert(item.stamp.order), "once, and not both");
+        }
+        prop_assert_eq!(seen, orders);
     }
 }
 
-fn receipts_stamp(receipts: &Receipts<usize>, ticket: crate::core::receipts::Ticket) -> u64 {
-    receipts.waiter(ticket).copied().unwrap_or(usize::MAX) as u64
+fn command(kind: u8, stamp: u64, receipts: &mut Receipts<u64>) -> Item {
+    let push = match kind {
+        0 => Push::user(format!("user-{}", stamp % 7)),
+        1 => Push::users((0..9).map(|user| format!("user-{user}"))),
+        2 => Push::everyone(),
+        _ => Push::connection(Id { epoch: 1, id: 0 }),
+    };
+    let ticket = receipts.open(stamp, false);
+    Item::new(stamp, body(push), None).with_ticket(ticket)
+}
+
+fn parts(route: &Route<Stream>, whole: &Item) -> Vec<(Stream, Item)> {
+    match route.paths(&whole.body, &Common::NONE) {
+        Paths::One(stream) => vec![(*stream, whole.clone())],
+        Paths::Many(parts) => {
+            let parts = split(whole, parts).into_iter();
+            parts.map(|(stream, item)| (*stream, item)).collect()
+        }
+        Paths::None => vec![],
+    }
+}
+
+#[test]
+fn what_would_come_behind_a_newer_command_is_handed_back() {
+    struct Newer(u64);
+    impl Destination for Newer {
+        fn gateway(&self) -> GatewayId {
+            GatewayId(1)
+        }
+        fn newest(&self) -> Option<u64> {
+            Some(self.0)
+        }
+    }
+    for (newest, moved) in [(4, true), (6, false)] {
+        let stream = Newer(newest);
+        let item = Item::new(5, body(Push::user("alice")), None);
+        let rerouted = reroute(vec![(item, ())], Change::Removed, |_| Paths::One(&stream));
+        assert_eq!(rerouted.items.len(), usize::from(moved));
+        assert_eq!(rerouted.returned.len(), usize::from(!moved));
+    }
+}
+
+fn receipts_stamp(receipts: &Receipts<u64>, ticket: crate::core::receipts::Ticket) -> u64 {
+    receipts.waiter(ticket).copied().unwrap_or(u64::MAX)
 }

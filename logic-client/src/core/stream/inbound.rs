@@ -3,16 +3,95 @@
 use std::time::Duration;
 
 use gateway_proto::v1::gateway_frame::Body as Up;
-use gateway_proto::v1::{GatewayFrame, RejectReason as WireReason, Rejected, Welcome};
+use gateway_proto::v1::{GatewayFrame, RejectReason as WireReason, Rejected};
 
 use crate::core::receipts::Receipt;
-use crate::core::stream::{Output, Phase, Stream, describe};
+use crate::core::returned::ReturnReason;
+use crate::core::stream::{Attempt, Output, Stream};
 use crate::error::{GatewayError, PushError, RejectReason, Rejection};
 use crate::event::{Event, What};
 
-/// In how many attempts one after the other another run of the gateway may answer than was
-/// described, before that is no restart but a load balancer.
-pub(super) const MAX_OTHER_EPOCHS: u32 = 3;
+/// Which events of clients the stream has.
+///
+/// They are numbered from 1 on each stream. Where one takes the place of another that its gateway
+/// still had, the numbers go on behind what Hello told, and both may bring the same events; where
+/// the gateway had ended the old one, they begin anew. The first number tells which.
+#[derive(Debug, Default)]
+pub(super) struct Numbering {
+    /// The newest event received.
+    last: u64,
+    /// What Hello said that was.
+    told: u64,
+    /// Hello said nothing, because it could have been wrong.
+    silent: bool,
+    /// The first connection of this numbering.
+    first: u64,
+    /// The connection whose first event is to show whether it is a new numbering.
+    undecided: Option<u64>,
+}
+
+impl Numbering {
+    /// Hello is said; `nothing`: of what the stream has.
+    pub(super) fn tell(&mut self, nothing: bool) {
+        // Of a numbering that nothing was received of, nothing is known.
+        self.silent = nothing || self.undecided.is_some();
+        self.told = if self.silent { 0 } else { self.last };
+    }
+
+    /// What Hello says of the newest event.
+    pub(super) fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// Welcome has come; `cut`: the connection before broke after Hello.
+    pub(super) fn begin(&mut self, run: u64, resumed: bool, takes_over: bool, cut: bool) {
+        // With nothing told, numbers show nothing: rather an event twice than not at all.
+        if !resumed || self.silent || self.told == 0 && (cut || !takes_over) {
+            self.anew(run);
+            return;
+        }
+        if !takes_over {
+            // What was not acknowledged on the old connection may be numbered anew.
+            self.first = run;
+        }
+        self.undecided = Some(run);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_undecided(&self) -> bool {
+        self.undecided.is_some()
+    }
+
+    /// Whether an acknowledgement of what came on this connection still means the same events.
+    pub(super) fn covers(&self, run: u64) -> bool {
+        run >= self.first
+    }
+
+    /// Whether an event is a new one.
+    fn is_new(&mut self, run: u64, id: u64) -> bool {
+        if self
+            .undecided
+            .take_if(|undecided| *undecided == run)
+            .is_some()
+            && id <= self.told
+        {
+            self.anew(run);
+        }
+        // An event without a number is none of this protocol's.
+        let new = self.covers(run) && id > self.last;
+        if new {
+            self.last = id;
+        }
+        new
+    }
+
+    fn anew(&mut self, run: u64) {
+        *self = Self {
+            first: run,
+            ..Self::default()
+        };
+    }
+}
 
 impl Stream {
     /// A frame has come. Says how much of its `credit` goes back at once; that of an event goes
@@ -20,6 +99,7 @@ impl Stream {
     pub(crate) fn receive(
         &mut self,
         now: Duration,
+        run: u64,
         frame: GatewayFrame,
         credit: usize,
     ) -> Result<usize, GatewayError> {
@@ -28,19 +108,28 @@ impl Stream {
             return Ok(credit);
         };
         if let Up::Welcome(welcome) = body {
-            return self.welcome(now, &welcome).map(|()| credit);
+            return self.welcome(now, run, &welcome).map(|()| credit);
         }
-        if !self.is_open() {
-            return Err(self.violation("a frame before Welcome"));
+        if !self.listens_to(run) {
+            return match &self.attempt {
+                Attempt::Greeting(greeting) if greeting.run == run => {
+                    Err(self.violation(run, "a frame before Welcome"))
+                }
+                // The stream is done with that connection.
+                _ => Ok(credit),
+            };
         }
         let (id, event) = match body {
             Up::Opened(opened) => (opened.id, Event::Opened(opened.into())),
             Up::Message(message) => (message.id, Event::Message(message.into())),
             Up::Closed(closed) => (closed.id, Event::Closed(closed.into())),
-            other => return self.answer(other).map(|()| credit),
+            other => return self.answer(run, other).map(|()| credit),
         };
+        if !self.events.is_new(run, id) {
+            self.counters.duplicate_events += 1;
+            return Ok(credit);
+        }
         self.counters.events += 1;
-        let run = self.run;
         self.outputs.push_back(Output::Event {
             event,
             run,
@@ -50,62 +139,41 @@ impl Stream {
         Ok(0)
     }
 
-    fn welcome(&mut self, now: Duration, welcome: &Welcome) -> Result<(), GatewayError> {
-        let Phase::Greeting { expected, .. } = &self.phase else {
-            return Err(self.violation("a second Welcome"));
-        };
-        let shard = self.identity.shard;
-        let other_epoch = welcome.epoch != expected.epoch || welcome.shards != expected.shards;
-        self.other_epochs = if other_epoch {
-            self.other_epochs + 1
-        } else {
-            0
-        };
-        let misled = welcome.gateway_id != expected.gateway_id || welcome.shard != shard;
-        if misled || self.other_epochs >= MAX_OTHER_EPOCHS {
-            return Err(GatewayError::LoadBalanced {
-                address: expected.address.clone(),
-                expected: describe(&expected.gateway_id, shard, expected.epoch),
-                found: describe(&welcome.gateway_id, welcome.shard, welcome.epoch),
-            });
-        }
-        if other_epoch {
-            return Err(GatewayError::Unreachable {
-                address: expected.address.clone(),
-                reason: "the gateway was restarted meanwhile".to_owned(),
-            });
-        }
-        if self.epoch != 0 {
-            self.counters.reconnects += 1;
-        }
-        self.epoch = welcome.epoch;
-        let expected = expected.clone();
-        self.phase = Phase::Open {
-            expected,
-            since: now,
-            draining: false,
-        };
-        let epoch = welcome.epoch;
-        self.outputs
-            .push_back(Output::Notice(What::Connected { epoch }));
-        Ok(())
+    fn listens_to(&self, run: u64) -> bool {
+        let replaced = self.replaced.as_ref();
+        self.open_run() == Some(run) || replaced.is_some_and(|replaced| replaced.run == run)
     }
 
-    fn answer(&mut self, body: Up) -> Result<(), GatewayError> {
+    fn answer(&mut self, run: u64, body: Up) -> Result<(), GatewayError> {
         match body {
-            Up::Ack(ack) => return self.ack(ack.sequence),
+            Up::Ack(ack) if ack.sequence > self.sequence => {
+                return Err(self.violation(run, "an Ack of what was not sent"));
+            }
+            Up::Ack(ack) => self.acked_to(ack.sequence),
             Up::Receipt(receipt) => {
+                // An Ack may come later, or never.
+                self.retained.take_out(receipt.sequence);
                 let ticket = self.receipts.remove(&receipt.sequence);
                 self.settle(ticket, Ok(Receipt::from_wire(&receipt)));
             }
+            Up::Result(result) => {
+                self.retained.take_out(result.sequence);
+                let ticket = self.receipts.remove(&result.sequence);
+                let answered = ticket.map(|ticket| Output::Answered(ticket, result));
+                self.outputs.extend(answered);
+            }
+            frame @ (Up::Snapshot(_) | Up::Online(_) | Up::Offline(_)) => {
+                let epoch = self.epoch;
+                self.outputs
+                    .push_back(Output::Directory { epoch, run, frame });
+            }
             Up::Rejected(rejected) => self.reject(rejected),
             Up::Draining(told) => {
-                if let Phase::Open { draining, .. } = &mut self.phase {
-                    *draining = true;
+                if let Some(open) = self.open.as_mut().filter(|open| open.run == run) {
+                    open.draining = true;
+                    let remaining_ms = told.remaining_ms;
+                    self.notify(What::Draining { remaining_ms });
                 }
-                let remaining_ms = told.remaining_ms;
-                self.outputs
-                    .push_back(Output::Notice(What::Draining { remaining_ms }));
             }
             // Not asked for.
             _ => {}
@@ -113,19 +181,10 @@ impl Stream {
         Ok(())
     }
 
-    fn ack(&mut self, sequence: u64) -> Result<(), GatewayError> {
-        if sequence > self.sequence {
-            return Err(self.violation("an Ack of what was not sent"));
-        }
-        self.counters.acked += sequence.saturating_sub(self.acked);
+    /// The gateway has taken everything up to `sequence`.
+    pub(super) fn acked_to(&mut self, sequence: u64) {
         self.acked = self.acked.max(sequence);
-        while let Some(flight) = self
-            .flight
-            .pop_front_if(|flight| flight.sequence <= sequence)
-        {
-            self.settled = flight.position;
-        }
-        Ok(())
+        self.counters.acked += self.retained.drop_acked(sequence);
     }
 
     fn reject(&mut self, rejected: Rejected) {
@@ -136,19 +195,23 @@ impl Stream {
             reason,
             detail: rejected.detail,
         };
-        let ticket = self.receipts.remove(&rejected.sequence);
-        self.settle(ticket, Err(PushError::Rejected(rejection.clone())));
-        self.outputs
-            .push_back(Output::Notice(What::Rejected(rejection)));
+        self.notify(What::Rejected(rejection.clone()));
+        let sequence = rejected.sequence;
+        if let Some(item) = self.retained.take_out(sequence) {
+            self.hand_back(item, ReturnReason::Rejected(rejection));
+        } else {
+            let ticket = self.receipts.remove(&sequence);
+            self.settle(ticket, Err(PushError::Rejected(rejection)));
+        }
     }
 
-    fn violation(&self, detail: &str) -> GatewayError {
-        let address = match &self.phase {
-            Phase::Greeting { expected, .. } | Phase::Open { expected, .. } => &expected.address,
-            _ => "",
+    pub(super) fn violation(&self, run: u64, detail: &str) -> GatewayError {
+        let expected = match (&self.attempt, &self.open) {
+            (Attempt::Greeting(greeting), _) if greeting.run == run => Some(&greeting.expected),
+            (_, open) => open.as_ref().map(|open| &open.expected),
         };
         GatewayError::Protocol {
-            address: address.to_owned(),
+            address: expected.map_or(String::new(), |expected| expected.address.clone()),
             detail: detail.to_owned(),
         }
     }

@@ -1,18 +1,21 @@
-use std::collections::{BTreeMap, BTreeSet};
-
-use gateway_proto::v1::gateway_frame::Body as Up;
-use gateway_proto::v1::{
-    Ack, ClientMessage, Draining, GatewayFrame, Receipt as WireReceipt, Welcome,
-};
-use proptest::prelude::*;
-
-use super::inbound::MAX_OTHER_EPOCHS;
+use super::greeting::MAX_OTHER_EPOCHS;
 use super::*;
 use crate::core::buffer::{Bounds, Buffer};
 use crate::core::receipts::Receipts;
 use crate::push::Push;
+use gateway_proto::v1::gateway_frame::Body as Up;
+use gateway_proto::v1::{
+    Ack, ClientMessage, Draining, GatewayFrame, Receipt as WireReceipt, Scope, Welcome,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+const BOUNDS: Bounds = Bounds {
+    items: 100,
+    bytes: 100_000,
+    age: Duration::from_secs(1000),
+    drop_oldest: false,
+};
 
 fn stream() -> Stream {
     let identity = Identity {
@@ -20,7 +23,9 @@ fn stream() -> Stream {
         session: [7; 16],
         index: 1,
         shard: 1,
+        whole: false,
         receive: true,
+        directory: true,
     };
     let pace = Pace {
         base: Duration::from_millis(50),
@@ -31,8 +36,11 @@ fn stream() -> Stream {
         pace,
         welcome: SECOND * 5,
         receipts: 3,
+        resume: true,
+        resend_unknown: false,
+        patience: SECOND * 30,
     };
-    Stream::new(identity, rules, 1)
+    Stream::new(identity, rules, 1, Arc::new(|| [9; 16]))
 }
 
 fn expected() -> Expected {
@@ -58,11 +66,17 @@ fn up(body: Up) -> GatewayFrame {
     GatewayFrame { body: Some(body) }
 }
 
-fn open(stream: &mut Stream, now: Duration) {
+/// Opens the stream as if the gateway had never seen it; gives the run.
+fn open(stream: &mut Stream, now: Duration) -> u64 {
     stream.connect();
-    stream.connected(now, expected());
-    let credit = stream.receive(now, up(Up::Welcome(welcome())), 9);
+    let (run, _) = stream.connected(now, expected());
+    let credit = stream.receive(now, run, up(Up::Welcome(welcome())), 9);
     assert_eq!(credit, Ok(9));
+    run
+}
+
+fn broken() -> Loss {
+    Loss::broken(lost())
 }
 
 fn lost() -> GatewayError {
@@ -78,10 +92,9 @@ fn item(stamp: u64) -> Item {
 
 /// Sends what is in the buffer; gives the frames.
 fn send(stream: &mut Stream, now: Duration, buffer: &mut Buffer, room: usize) -> Vec<LogicFrame> {
-    let mut batch = Batch::default();
     let mut frames = Vec::new();
-    buffer.take(now, room, &mut batch);
-    stream.commands(now, &mut batch, |frame| frames.push(frame.clone()));
+    buffer.take(now, room, stream.inbox(), &mut Vec::new());
+    stream.commands(now, |frame| frames.push(frame.to_frame()));
     frames
 }
 
@@ -93,7 +106,7 @@ fn outputs(stream: &mut Stream) -> Vec<Output> {
 fn says_hello_and_waits_for_welcome_before_it_sends() {
     let mut stream = stream();
     stream.connect();
-    let hello = stream.connected(SECOND, expected());
+    let (run, hello) = stream.connected(SECOND, expected());
     let Some(Body::Hello(hello)) = hello.body else {
         panic!("{hello:?}");
     };
@@ -102,7 +115,7 @@ fn says_hello_and_waits_for_welcome_before_it_sends() {
     assert_eq!(hello.scope(), Scope::Shard);
     assert!(!stream.is_open());
     stream
-        .receive(SECOND, up(Up::Welcome(welcome())), 1)
+        .receive(SECOND, run, up(Up::Welcome(welcome())), 1)
         .unwrap();
     assert!(stream.is_open());
     assert_eq!(stream.state(), StreamState::Open);
@@ -116,7 +129,7 @@ fn a_gateway_that_does_not_answer_hello_is_given_up() {
     assert_eq!(stream.next_deadline(), Some(SECOND * 6));
     assert_eq!(stream.handle_timeout(SECOND * 5), Ok(()));
     let error = stream.handle_timeout(SECOND * 6).unwrap_err();
-    assert!(matches!(error, GatewayError::Silent { .. }));
+    assert!(matches!(error, (1, GatewayError::Silent { .. })));
 }
 
 #[test]
@@ -131,9 +144,9 @@ fn welcome_of_another_gateway_or_shard_is_a_load_balancer() {
     };
     for wrong in [another, shard] {
         let mut stream = stream();
-        stream.connected(SECOND, expected());
+        let (run, _) = stream.connected(SECOND, expected());
         let error = stream
-            .receive(SECOND, up(Up::Welcome(wrong)), 1)
+            .receive(SECOND, run, up(Up::Welcome(wrong)), 1)
             .unwrap_err();
         assert!(
             matches!(error, GatewayError::LoadBalanced { .. }),
@@ -147,17 +160,17 @@ fn another_epoch_is_a_restart_at_first_and_a_load_balancer_when_it_goes_on() {
     // Two gateways of one name behind one address never agree on an epoch.
     let mut stream = stream();
     for attempt in 1..=MAX_OTHER_EPOCHS {
-        stream.connected(SECOND, expected());
+        let (run, _) = stream.connected(SECOND, expected());
         let wrong = Welcome {
             epoch: 6,
             ..welcome()
         };
         let error = stream
-            .receive(SECOND, up(Up::Welcome(wrong)), 1)
+            .receive(SECOND, run, up(Up::Welcome(wrong)), 1)
             .unwrap_err();
         let balanced = matches!(error, GatewayError::LoadBalanced { .. });
         assert_eq!(balanced, attempt == MAX_OTHER_EPOCHS, "{error}");
-        stream.lost(SECOND, error);
+        stream.lost(SECOND, run, Loss::broken(error));
     }
 }
 
@@ -165,30 +178,33 @@ fn another_epoch_is_a_restart_at_first_and_a_load_balancer_when_it_goes_on() {
 fn a_gateway_that_breaks_the_protocol_is_an_error_and_no_panic() {
     let ack = || up(Up::Ack(Ack { sequence: 1 }));
     let mut stream = stream();
-    stream.connected(SECOND, expected());
+    let (run, _) = stream.connected(SECOND, expected());
     assert!(matches!(
-        stream.receive(SECOND, ack(), 1),
+        stream.receive(SECOND, run, ack(), 1),
         Err(GatewayError::Protocol { .. })
     ));
-    open(&mut stream, SECOND);
+    let run = open(&mut stream, SECOND);
     assert!(matches!(
-        stream.receive(SECOND, ack(), 1),
+        stream.receive(SECOND, run, ack(), 1),
         Err(GatewayError::Protocol { .. })
     ));
     let again = up(Up::Welcome(welcome()));
     assert!(matches!(
-        stream.receive(SECOND, again, 1),
+        stream.receive(SECOND, run, again, 1),
         Err(GatewayError::Protocol { .. })
     ));
     assert_eq!(
-        stream.receive(SECOND, GatewayFrame { body: None }, 4),
+        stream.receive(SECOND, run, GatewayFrame { body: None }, 4),
         Ok(4)
     );
     let unknown = WireReceipt {
         sequence: 77,
         ..WireReceipt::default()
     };
-    assert_eq!(stream.receive(SECOND, up(Up::Receipt(unknown)), 4), Ok(4));
+    assert_eq!(
+        stream.receive(SECOND, run, up(Up::Receipt(unknown)), 4),
+        Ok(4)
+    );
 }
 
 #[test]
@@ -196,7 +212,7 @@ fn an_attempt_waits_for_the_backoff() {
     let mut stream = stream();
     assert_eq!(stream.next_attempt(), Duration::ZERO);
     stream.connect();
-    stream.lost(SECOND, lost());
+    stream.failed(SECOND, lost());
     assert!(stream.next_attempt() >= SECOND);
     assert!(stream.next_attempt() <= SECOND + Duration::from_millis(50));
     assert_eq!(stream.counters().failed_attempts, 1);
@@ -213,7 +229,7 @@ fn acks_of_events_are_joined_and_do_not_outlive_the_connection() {
             ..ClientMessage::default()
         };
         assert_eq!(
-            stream.receive(SECOND, up(Up::Message(message)), 10),
+            stream.receive(SECOND, 1, up(Up::Message(message)), 10),
             Ok(0),
             "held back"
         );
@@ -237,7 +253,7 @@ fn acks_of_events_are_joined_and_do_not_outlive_the_connection() {
     );
     assert_eq!(stream.poll_ack(), None);
     // On the next connection ids begin anew: an old one would acknowledge what was not seen.
-    stream.lost(SECOND, lost());
+    stream.lost(SECOND, 1, broken());
     open(&mut stream, SECOND * 2);
     stream.acknowledge(1, 3);
     assert_eq!(stream.poll_ack(), None);
@@ -248,13 +264,10 @@ fn draining_goes_on_sending() {
     let mut stream = stream();
     open(&mut stream, SECOND);
     let draining = Up::Draining(Draining { remaining_ms: 5 });
-    stream.receive(SECOND, up(draining), 1).unwrap();
+    stream.receive(SECOND, 1, up(draining), 1).unwrap();
     assert_eq!(stream.state(), StreamState::Draining);
-    let mut buffer = Buffer::new(Bounds {
-        items: 9,
-        bytes: 9000,
-    });
-    buffer.push(item(0));
+    let mut buffer = Buffer::new(BOUNDS);
+    let _ = buffer.append(item(0));
     assert_eq!(send(&mut stream, SECOND, &mut buffer, 1000).len(), 1);
 }
 
@@ -262,18 +275,15 @@ fn draining_goes_on_sending() {
 fn the_wire_carries_what_is_left_of_the_time_to_live_rounded_up() {
     let mut stream = stream();
     open(&mut stream, SECOND);
-    let mut buffer = Buffer::new(Bounds {
-        items: 9,
-        bytes: 9000,
-    });
+    let mut buffer = Buffer::new(BOUNDS);
     let body = || Body::Push(Push::user("a").request);
-    buffer.push(Item::new(0, body(), Some(SECOND * 3)));
-    buffer.push(Item::new(
+    let _ = buffer.append(Item::new(0, body(), Some(SECOND * 3)));
+    let _ = buffer.append(Item::new(
         1,
         body(),
         Some(SECOND + Duration::from_micros(1)),
     ));
-    buffer.push(Item::new(2, body(), Some(SECOND)));
+    let _ = buffer.append(Item::new(2, body(), Some(SECOND)));
     let ttl = |frame: &LogicFrame| match &frame.body {
         Some(Body::Push(push)) => push.delivery.as_ref().map(|delivery| delivery.ttl_ms),
         _ => None,
@@ -281,122 +291,7 @@ fn the_wire_carries_what_is_left_of_the_time_to_live_rounded_up() {
     let frames = send(&mut stream, SECOND, &mut buffer, 1000);
     let left: Vec<_> = frames.iter().map(ttl).collect();
     assert_eq!(left, [Some(2000), Some(1)]);
-    assert_eq!(stream.counters().expired, 1);
 }
 
-/// What the world does to a stream.
-#[derive(Clone, Debug)]
-enum Act {
-    Push {
-        receipt: bool,
-        ttl: Option<u8>,
-    },
-    Send {
-        room: usize,
-    },
-    /// The gateway acknowledges this part (of 255) of what is not acknowledged.
-    Ack(u8),
-    /// The gateway answers the oldest receipt awaited.
-    Receipt,
-    Lose,
-    Reconnect,
-    Pass(u8),
-}
-
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let act = prop_oneof![
-        4 => (any::<bool>(), prop::option::of(1..50_u8))
-            .prop_map(|(receipt, ttl)| Act::Push { receipt, ttl }),
-        3 => (1..2000_usize).prop_map(|room| Act::Send { room }),
-        3 => any::<u8>().prop_map(Act::Ack),
-        2 => Just(Act::Receipt),
-        1 => Just(Act::Lose),
-        2 => Just(Act::Reconnect),
-        1 => any::<u8>().prop_map(Act::Pass),
-    ];
-    prop::collection::vec(act, 1..200)
-}
-
-proptest! {
-    /// Pushes, sends, acks, receipts, breaks and reconnects in any order: numbers rise, nothing is
-    /// sent twice, and everything is acknowledged, unknown, expired, refused or still there.
-    #[test]
-    fn nothing_is_sent_twice_or_lost_uncounted(acts in acts()) {
-        let mut stream = stream();
-        let mut buffer = Buffer::new(Bounds { items: usize::MAX, bytes: usize::MAX });
-        let mut receipts = Receipts::new();
-        let mut awaited = BTreeSet::new();
-        let mut settled = Vec::new();
-        let mut on_wire = BTreeMap::new();
-        let (mut now, mut pushed, mut sequence, mut acked) = (Duration::ZERO, 0, 0, 0);
-        open(&mut stream, now);
-        for act in acts {
-            let settled_before = stream.settled();
-            match act {
-                Act::Push { receipt, ttl } => {
-                    let user = Push::user(pushed.to_string());
-                    let expires = ttl.map(|ttl| now + SECOND * ttl.into());
-                    let mut item = Item::new(pushed, Body::Push(user.request), expires);
-                    if receipt {
-                        let ticket = receipts.open((), false);
-                        awaited.insert(ticket);
-                        item = item.with_ticket(ticket);
-                    }
-                    buffer.push(item);
-                    pushed += 1;
-                }
-                Act::Send { room } if stream.is_open() => {
-                    for frame in send(&mut stream, now, &mut buffer, room) {
-                        prop_assert!(frame.sequence > sequence, "numbers rise");
-                        sequence = frame.sequence;
-                        let Some(Body::Push(push)) = frame.body else { panic!() };
-                        let who = format!("{:?}", push.target);
-                        prop_assert!(on_wire.insert(who, sequence).is_none(), "sent twice");
-                    }
-                }
-                Act::Ack(part) if stream.is_open() && acked < sequence => {
-                    acked += (sequence - acked) * u64::from(part) / 255;
-                    stream.receive(now, up(Up::Ack(Ack { sequence: acked })), 1).unwrap();
-                }
-                Act::Receipt if stream.is_open() => {
-                    let oldest = stream.receipts.keys().next().copied();
-                    let sequence = oldest.unwrap_or(sequence + 9);
-                    let receipt = WireReceipt { sequence, ..WireReceipt::default() };
-                    stream.receive(now, up(Up::Receipt(receipt)), 1).unwrap();
-                }
-                Act::Lose if stream.is_open() => {
-                    stream.lost(now, lost());
-                    acked = sequence;
-                }
-                Act::Reconnect if !stream.is_open() => {
-                    now = now.max(stream.next_attempt());
-                    open(&mut stream, now);
-                }
-                Act::Pass(seconds) => now += SECOND * u32::from(seconds) / 10,
-                _ => {}
-            }
-            prop_assert!(stream.settled() >= settled_before && stream.settled() <= pushed);
-            settled.extend(outputs(&mut stream).into_iter().filter_map(|output| match output {
-                Output::Settled(ticket, _) => Some(ticket),
-                _ => None,
-            }));
-        }
-        let counters = stream.counters();
-        prop_assert_eq!(counters.sent, on_wire.len() as u64);
-        let in_flight = counters.sent - counters.acked - counters.unknown;
-        prop_assert_eq!(in_flight, sequence - acked);
-        let accounted = counters.sent + counters.expired + counters.over_receipts;
-        prop_assert_eq!(accounted + buffer.len() as u64, pushed);
-        // At the end every receipt is answered, once.
-        stream.end();
-        prop_assert!(stream.is_quiet());
-        for output in outputs(&mut stream) {
-            if let Output::Settled(ticket, _) = output {
-                settled.push(ticket);
-            }
-        }
-        settled.extend(buffer.drain().into_iter().filter_map(|item| item.ticket));
-        prop_assert_eq!(settled.len(), awaited.len(), "each once");
-        prop_assert_eq!(settled.into_iter().collect::<BTreeSet<_>>(), awaited);
-    }
-}
+mod model;
+mod resume;

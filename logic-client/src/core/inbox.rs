@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use crate::driver::lock;
-use crate::driver::queue::Queue;
+use crate::core::lock;
+use crate::core::queue::Queue;
 use crate::event::Event;
 
 /// An event, and whom to tell when it is handled.
@@ -46,14 +46,18 @@ impl Inbox {
         self.ready.notify_one();
     }
 
-    /// Everything there is; waits for it. Empty when no more will come. Only one may wait.
+    /// Everything there is; `None`: nothing yet. Empty when no more will come.
+    fn try_take(&self) -> Option<VecDeque<Delivery>> {
+        let mut state = lock(&self.state);
+        let any = state.closed || !state.deliveries.is_empty();
+        any.then(|| std::mem::take(&mut state.deliveries))
+    }
+
+    /// [`Inbox::try_take`] that waits. Only one may wait.
     async fn take(&self) -> VecDeque<Delivery> {
         loop {
-            {
-                let mut state = lock(&self.state);
-                if state.closed || !state.deliveries.is_empty() {
-                    return std::mem::take(&mut state.deliveries);
-                }
+            if let Some(deliveries) = self.try_take() {
+                return deliveries;
             }
             self.ready.notified().await;
         }
@@ -93,9 +97,16 @@ impl Events {
         if self.ready.is_empty() {
             self.ready = self.inbox.take().await;
         }
-        let delivery = self.ready.pop_front()?;
-        self.current = Some((delivery.from, delivery.run, delivery.id, delivery.credit));
-        Some(delivery.event)
+        self.give_out()
+    }
+
+    /// The next event, if there is one already; the one before counts as handled either way.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.acknowledge();
+        if self.ready.is_empty() {
+            self.ready = self.inbox.try_take()?;
+        }
+        self.give_out()
     }
 
     /// The event that was given out last is handled.
@@ -103,5 +114,11 @@ impl Events {
         if let Some((from, run, id, credit)) = self.current.take() {
             from.handled(run, id, credit);
         }
+    }
+
+    fn give_out(&mut self) -> Option<Event> {
+        let delivery = self.ready.pop_front()?;
+        self.current = Some((delivery.from, delivery.run, delivery.id, delivery.credit));
+        Some(delivery.event)
     }
 }

@@ -1,0 +1,44 @@
+//! Rules that can be switched off, one at a time, to see whether the simulator notices.
+//!
+//! Without the feature `mutations` nothing can be switched off, and asking costs nothing.
+
+/// A rule that somebody's promise rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// After a break, what the gateway has not taken is sent again.
+    Resume,
+    /// Whoever is not in a snapshot of the directory is gone when it ends.
+    DirectoryReconciliation,
+}
+
+/// Whether a rule does not hold on this thread.
+#[cfg(not(feature = "mutations"))]
+#[must_use]
+pub const fn is_off(_rule: Rule) -> bool {
+    false
+}
+
+#[cfg(feature = "mutations")]
+pub use switch::{is_off, switch_off};
+
+#[cfg(feature = "mutations")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
+    }
+
+    /// Whether a rule does not hold on this thread.
+    #[must_use]
+    pub fn is_off(rule: Rule) -> bool {
+        OFF.get() == Some(rule)
+    }
+
+    /// From now on this rule, and only this one, does not hold on this thread. `None`: all hold.
+    pub fn switch_off(rule: Option<Rule>) {
+        OFF.set(rule);
+    }
+}
