@@ -67,10 +67,20 @@ impl Clients {
     /// # Errors
     /// More clients than this process may have descriptors, or a handshake that fails.
     pub fn connect(address: SocketAddr, targets: &[String]) -> anyhow::Result<Self> {
+        Self::connect_each(targets.iter().map(|target| (address, target.as_str())))
+    }
+
+    /// As [`Clients::connect`], each to the gateway named beside its target.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_each<'a>(
+        targets: impl ExactSizeIterator<Item = (SocketAddr, &'a str)>,
+    ) -> anyhow::Result<Self> {
         check_descriptors(targets.len())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut clients = Vec::with_capacity(targets.len());
-        for (at, target) in targets.iter().enumerate() {
+        for (at, (address, target)) in targets.enumerate() {
             let (socket, partial) = wire::connect(address, target)?;
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(at as u64);

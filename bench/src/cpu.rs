@@ -3,7 +3,10 @@
 use std::{fs, time::Duration};
 
 use anyhow::Context;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    process::setpriority_process,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 
 /// The CPUs this thread may use, in order.
 ///
@@ -28,6 +31,55 @@ pub fn pin(cpus: &[usize]) -> anyhow::Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPUs {cpus:?}"))
 }
 
+/// The last CPU is for the load, the others are for gateways; a single one is for both.
+#[must_use]
+pub fn share(cpus: &[usize]) -> (&[usize], &[usize]) {
+    match cpus.split_last() {
+        Some((last, rest)) if !rest.is_empty() => (rest, std::slice::from_ref(last)),
+        _ => (cpus, cpus),
+    }
+}
+
+/// Who may run first where a CPU is shared. What else the machine does comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// Its own waiting is not what is measured.
+    Measures,
+    /// What is measured.
+    Measured,
+    /// What only makes load.
+    Load,
+}
+
+/// Ranks this thread, and the threads and processes it starts from now on. Without the privilege nothing changes: then
+/// the figures tell of other processes too.
+pub fn rank(rank: Rank) {
+    let nice = match rank {
+        Rank::Measures => -15,
+        Rank::Measured => -10,
+        Rank::Load => -5,
+    };
+    let _ = setpriority_process(None, nice);
+}
+
+/// The load average of the last minute: who else was at work.
+#[must_use]
+pub fn load_average() -> f64 {
+    let read = fs::read_to_string("/proc/loadavg").ok();
+    read.and_then(|line| line.split(' ').next()?.parse().ok())
+        .unwrap_or(f64::NAN)
+}
+
+/// User and system time of the calling thread.
+///
+/// # Errors
+/// The kernel was built without scheduler statistics.
+pub fn own_time() -> anyhow::Result<Duration> {
+    let path = "/proc/thread-self/schedstat";
+    let stat = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    Ok(Duration::from_nanos(on_cpu(&stat)?))
+}
+
 /// User and system time of all threads that process `pid` has now, in nanoseconds exactly (`/proc/PID/stat` counts in
 /// ticks of 10 ms).
 ///
@@ -41,13 +93,16 @@ pub fn time(pid: u32) -> anyhow::Result<Duration> {
             // The thread has ended meanwhile.
             continue;
         };
-        let on_cpu = stat
-            .split_ascii_whitespace()
-            .next()
-            .and_then(|n| n.parse::<u64>().ok());
-        nanos += on_cpu.with_context(|| format!("{}: {stat:?}", path.display()))?;
+        nanos += on_cpu(&stat).with_context(|| path.display().to_string())?;
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+/// The first field of a `schedstat`: nanoseconds on a CPU.
+fn on_cpu(stat: &str) -> anyhow::Result<u64> {
+    let first = stat.split_ascii_whitespace().next();
+    let nanos = first.and_then(|nanos| nanos.parse().ok());
+    nanos.with_context(|| format!("no time on a CPU in {stat:?}"))
 }
 
 #[cfg(test)]

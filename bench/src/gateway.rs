@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -31,6 +31,8 @@ pub struct Launch {
     pub environment: Vec<(String, String)>,
     /// The CPUs it may use. Empty: all of ours.
     pub cpus: Vec<usize>,
+    /// Where it listens: for clients, for services, for operators. By default on free ports of loopback.
+    pub listen: [SocketAddr; 3],
 }
 
 /// A gateway that runs as a child process; it is killed when this is dropped.
@@ -59,6 +61,7 @@ impl Launch {
             arguments: Vec::new(),
             environment: Vec::new(),
             cpus: Vec::new(),
+            listen: [(Ipv4Addr::LOCALHOST, 0).into(); 3],
         }
     }
 
@@ -105,6 +108,14 @@ impl Launch {
         self
     }
 
+    /// At the addresses of `other`, which is gone, or will be by then. (Its shards are where they were only if the common
+    /// gRPC port was named, not chosen by the kernel.)
+    #[must_use]
+    pub fn in_place_of(mut self, other: &Gateway) -> Self {
+        self.listen = [other.ws, other.grpc, other.admin];
+        self
+    }
+
     /// Starts it, and waits until it is ready.
     ///
     /// # Errors
@@ -112,8 +123,8 @@ impl Launch {
     pub fn start(&self) -> anyhow::Result<Gateway> {
         let mut command = Command::new(&self.program);
         command.args(&self.first).arg(&self.command);
-        for listen in ["--ws", "--grpc", "--admin"] {
-            command.args([listen, "127.0.0.1:0"]);
+        for (flag, listen) in ["--ws", "--grpc", "--admin"].into_iter().zip(self.listen) {
+            command.args([flag, &listen.to_string()]);
         }
         // Only what somebody should know; an environment that says otherwise wins.
         if std::env::var_os(LOG).is_none() {

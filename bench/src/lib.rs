@@ -4,9 +4,17 @@
 
 pub mod clients;
 pub mod cpu;
+pub mod crowd;
+pub mod fleet;
 pub mod gateway;
+pub mod hol;
+pub mod mesh;
 pub mod metrics;
+pub mod pace;
 pub mod report;
+pub mod service;
+pub mod simulate;
 pub mod unicast;
 pub mod verify;
 mod wire;
+pub mod witness;

@@ -67,6 +67,17 @@ impl Latency {
             max: nanos.max() as f64 / 1e3,
         }
     }
+
+    /// How many times as large as `other`, quantile by quantile.
+    #[must_use]
+    pub fn by(&self, other: &Self) -> Self {
+        Self {
+            p50: self.p50 / other.p50,
+            p99: self.p99 / other.p99,
+            p999: self.p999 / other.p999,
+            max: self.max / other.max,
+        }
+    }
 }
 
 impl fmt::Display for Report {

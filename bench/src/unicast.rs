@@ -131,7 +131,7 @@ impl Target {
             launch = launch.setting("RINGWAY_SHARDS_DRIVER", driver);
         }
         let cpus = cpu::allowed()?;
-        let (gateway, load) = share(&cpus);
+        let (gateway, load) = cpu::share(&cpus);
         let own = launch.shards(options.shards).on(gateway).start()?;
         cpu::pin(load)?;
         Ok(Self {
@@ -157,14 +157,6 @@ impl Target {
 fn driver(sample: &Sample) -> Option<String> {
     let metrics = sample.metrics.as_ref()?;
     metrics.label("ringway_build_info", "driver")
-}
-
-/// The last CPU is for the load, the others are for the gateway; a single one is for both.
-fn share(cpus: &[usize]) -> (&[usize], &[usize]) {
-    match cpus.split_last() {
-        Some((last, rest)) if !rest.is_empty() => (rest, std::slice::from_ref(last)),
-        _ => (cpus, cpus),
-    }
 }
 
 /// What has been used up so far.

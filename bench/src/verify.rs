@@ -3,21 +3,35 @@
 /// Shortest payload: user, sequence, time, and a sum of them.
 pub const MIN_PAYLOAD: usize = 24;
 
+use std::sync::Arc;
+
 /// Makes payloads of one length, and checks what arrives.
 pub struct Ledger {
-    length: usize,
-    /// Every payload's filling is a slice of this, at an offset of its own.
-    pattern: Vec<u8>,
-    users: Vec<Account>,
+    issuer: Issuer,
+    checker: Checker,
+}
+
+/// The half that makes payloads.
+pub struct Issuer {
+    filling: Filling,
+    /// By user.
+    sent: Vec<u64>,
+}
+
+/// The half that checks what arrives.
+pub struct Checker {
+    filling: Filling,
+    /// By user: the sequence that must come next.
+    next: Vec<u64>,
     delivered: u64,
     faults: Faults,
 }
 
-#[derive(Clone, Default)]
-struct Account {
-    sent: u64,
-    /// The sequence that must come next.
-    next: u64,
+/// Every payload's filling is a slice of a pattern, at an offset of its own.
+#[derive(Clone)]
+struct Filling {
+    length: usize,
+    pattern: Arc<[u8]>,
 }
 
 /// What went wrong; all zero is what is wanted.
@@ -45,36 +59,66 @@ impl Ledger {
     /// For `users` users and payloads of `length` bytes, at least [`MIN_PAYLOAD`].
     #[must_use]
     pub fn new(users: usize, length: usize) -> Self {
-        let length = length.max(MIN_PAYLOAD);
-        let mut state = 0x9e37_79b9_u32;
-        let pattern = (0..length + 256).map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        });
-        Self {
-            length,
-            pattern: pattern.collect(),
-            users: vec![Account::default(); users],
+        let filling = Filling::new(length);
+        let issuer = Issuer {
+            filling: filling.clone(),
+            sent: vec![0; users],
+        };
+        let checker = Checker {
+            filling,
+            next: vec![0; users],
             delivered: 0,
             faults: Faults::default(),
-        }
+        };
+        Self { issuer, checker }
     }
 
+    /// One half for whoever sends, the other for whoever receives.
+    #[must_use]
+    pub fn split(self) -> (Issuer, Checker) {
+        (self.issuer, self.checker)
+    }
+
+    /// See [`Issuer::issue`].
+    pub fn issue(&mut self, user: usize, now: u64) -> Vec<u8> {
+        self.issuer.issue(user, now)
+    }
+
+    /// See [`Checker::check`].
+    pub fn check(&mut self, user: usize, text: bool, payload: &[u8]) -> Option<u64> {
+        self.checker.check(user, text, payload)
+    }
+
+    /// How many good messages have come.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.checker.delivered
+    }
+
+    /// What went wrong, when nothing more will come.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.checker.faults(&self.issuer)
+    }
+}
+
+impl Issuer {
     /// The next payload of `user`, sent at `now` (any clock, nanoseconds).
     pub fn issue(&mut self, user: usize, now: u64) -> Vec<u8> {
-        let account = &mut self.users[user];
-        let sequence = account.sent;
-        account.sent += 1;
+        let sequence = self.sent[user];
+        self.sent[user] += 1;
         let sum = sum(user as u32, sequence, now);
-        let mut payload = Vec::with_capacity(self.length);
+        let mut payload = Vec::with_capacity(self.filling.length);
         payload.extend_from_slice(&(user as u32).to_le_bytes());
         payload.extend_from_slice(&sequence.to_le_bytes());
         payload.extend_from_slice(&now.to_le_bytes());
         payload.extend_from_slice(&sum.to_le_bytes());
-        payload.extend_from_slice(self.filling(sum));
+        payload.extend_from_slice(self.filling.of(sum));
         payload
     }
+}
 
+impl Checker {
     /// Checks what `user` got. Gives the time at which it was sent, unless it is wrong.
     pub fn check(&mut self, user: usize, text: bool, payload: &[u8]) -> Option<u64> {
         let (whose, sequence, sent) = self.read(payload).filter(|_| !text).or_else(|| {
@@ -85,13 +129,13 @@ impl Ledger {
             self.faults.astray += 1;
             return None;
         }
-        let account = &mut self.users[user];
-        if sequence < account.next {
+        let next = &mut self.next[user];
+        if sequence < *next {
             self.faults.late += 1;
             return None;
         }
-        self.faults.missing += sequence - account.next;
-        account.next = sequence + 1;
+        self.faults.missing += sequence - *next;
+        *next = sequence + 1;
         self.delivered += 1;
         Some(sent)
     }
@@ -102,20 +146,18 @@ impl Ledger {
         self.delivered
     }
 
-    /// What went wrong, when nothing more will come.
+    /// What went wrong with what `issuer` has sent, when nothing more will come.
     #[must_use]
-    pub fn faults(&self) -> Faults {
-        let tail = self
-            .users
-            .iter()
-            .map(|account| account.sent.saturating_sub(account.next));
+    pub fn faults(&self, issuer: &Issuer) -> Faults {
+        let accounts = issuer.sent.iter().zip(&self.next);
+        let tail = accounts.map(|(sent, next)| sent.saturating_sub(*next));
         let mut faults = self.faults;
         faults.missing += tail.sum::<u64>();
         faults
     }
 
     fn read(&self, payload: &[u8]) -> Option<(u32, u64, u64)> {
-        if payload.len() != self.length {
+        if payload.len() != self.filling.length {
             return None;
         }
         let (user, rest) = payload.split_first_chunk()?;
@@ -125,11 +167,26 @@ impl Ledger {
         let (user, sequence) = (u32::from_le_bytes(*user), u64::from_le_bytes(*sequence));
         let sent = u64::from_le_bytes(*sent);
         let sum = sum(user, sequence, sent);
-        let right = u32::from_le_bytes(*told) == sum && rest == self.filling(sum);
+        let right = u32::from_le_bytes(*told) == sum && rest == self.filling.of(sum);
         right.then_some((user, sequence, sent))
     }
+}
 
-    fn filling(&self, sum: u32) -> &[u8] {
+impl Filling {
+    fn new(length: usize) -> Self {
+        let length = length.max(MIN_PAYLOAD);
+        let mut state = 0x9e37_79b9_u32;
+        let pattern = (0..length + 256).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        });
+        Self {
+            length,
+            pattern: pattern.collect(),
+        }
+    }
+
+    fn of(&self, sum: u32) -> &[u8] {
         let offset = (sum & 0xff) as usize;
         &self.pattern[offset..offset + self.length - MIN_PAYLOAD]
     }
@@ -160,7 +217,7 @@ mod tests {
         for at in 0..64 {
             let mut wrong = sent[1].clone();
             wrong[at] ^= 1;
-            assert!(ledger.read(&wrong).is_none(), "byte {at}");
+            assert!(ledger.checker.read(&wrong).is_none(), "byte {at}");
         }
         assert_eq!(ledger.check(0, false, &sent[1][..63]), None, "cut");
         assert_eq!(

@@ -69,29 +69,35 @@ pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<Frame<'_>>> {
         let what = format!("the gateway sent a frame that begins {first:02x} {second:02x}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    let (start, length): (usize, usize) = match second {
-        126 => match bytes.get(2..4) {
-            Some(length) => (4, usize::from(length[0]) << 8 | usize::from(length[1])),
-            None => return Ok(None),
-        },
-        127 => match bytes.get(2..10) {
-            Some(length) => (
+    Ok(parse_any(bytes))
+}
+
+/// As [`parse`], for either side; what masks hide stays hidden.
+pub(crate) fn parse_any(bytes: &[u8]) -> Option<Frame<'_>> {
+    let &[first, second, ..] = bytes else {
+        return None;
+    };
+    let (start, length): (usize, usize) = match second & 0x7f {
+        126 => {
+            let length = bytes.get(2..4)?;
+            (4, usize::from(length[0]) << 8 | usize::from(length[1]))
+        }
+        127 => {
+            let length = bytes.get(2..10)?.iter();
+            (
                 10,
-                length
-                    .iter()
-                    .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
-            ),
-            None => return Ok(None),
-        },
+                length.fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+            )
+        }
         length => (2, usize::from(length)),
     };
+    let start = start + if second & 0x80 == 0 { 0 } else { 4 };
     let end = start.saturating_add(length);
-    let payload = bytes.get(start..end);
-    Ok(payload.map(|payload| Frame {
+    Some(Frame {
         opcode: first & 0x0f,
-        payload,
+        payload: bytes.get(start..end)?,
         end,
-    }))
+    })
 }
 
 /// A client's frame. The mask is zero: it hides nothing, and costs nothing.

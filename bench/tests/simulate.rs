@@ -1,0 +1,60 @@
+//! The simulator: a seed always leads to the same world, promises are kept there, and nobody holds up strangers.
+
+use gateway_bench::simulate::{
+    self, Options,
+    hol::{self, Delays, OVERHEAD, SLICE},
+};
+
+#[test]
+fn a_seed_always_leads_to_the_same_world() {
+    for seed in 1..=12 {
+        let first = simulate::live(seed, false);
+        let again = simulate::live(seed, true);
+        assert_eq!(first.trace.hash(), again.trace.hash(), "seed {seed}");
+        assert_eq!(first.trace.events(), again.trace.events(), "seed {seed}");
+        assert_ne!(first.trace.events(), 0);
+    }
+}
+
+#[test]
+fn promises_are_kept_whatever_goes_wrong() {
+    let report = simulate::run(&Options {
+        seeds: 100,
+        seed: None,
+        trace: false,
+        keep_going: true,
+    });
+    let failures = report.failures.iter();
+    let failures: Vec<_> = failures
+        .map(|failure| (failure.seed, &failure.what))
+        .collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+fn added(of: fn(bool) -> Result<Delays, String>) -> std::time::Duration {
+    let calm = of(false).expect("promises are kept");
+    let trouble = of(true).expect("promises are kept");
+    assert_eq!(calm.messages, trouble.messages, "all of them came");
+    println!("{calm:?}, with trouble {trouble:?}");
+    trouble.worst.saturating_sub(calm.worst)
+}
+
+#[test]
+fn a_client_that_does_not_read_delays_the_others_by_two_slices_at_most() {
+    assert!(added(hol::slow_client) <= 2 * SLICE + OVERHEAD);
+}
+
+#[test]
+fn a_frozen_gateway_delays_the_others_not_at_all() {
+    assert_eq!(added(hol::frozen_gateway), std::time::Duration::ZERO);
+}
+
+#[test]
+fn a_flood_delays_other_services_by_two_slices_at_most() {
+    assert!(added(hol::flood) <= 2 * SLICE + OVERHEAD);
+}
+
+#[test]
+fn a_wide_topic_delays_single_users_by_two_slices_at_most() {
+    assert!(added(hol::wide_topic) <= 2 * SLICE + OVERHEAD);
+}
