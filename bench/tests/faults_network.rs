@@ -1,0 +1,272 @@
+//! Links that break without a word: packets are dropped in a network namespace between the logic service and its gateway,
+//! nobody sends a reset. Needs root, `ip` and `nft`: `.ci/faults` runs it.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use common::{
+    alone,
+    load::{Load, Way, assert_rising, numbers},
+    ringway,
+    users::Users,
+    wait_for,
+};
+use gateway_bench::{
+    gateway::{Gateway, Launch},
+    metrics::Metrics,
+};
+use logic_client::{LogicClient, What};
+
+/// What the documents promise for both sides, with default settings.
+const NOTICED_WITHIN: Duration = Duration::from_secs(20);
+/// What a busy machine may add.
+const SLACK: Duration = Duration::from_secs(1);
+
+#[test]
+#[ignore = "needs root, ip and nft: .ci/faults runs it"]
+fn cut_link_is_noticed_on_both_sides_within_20_s_and_loses_nothing() {
+    let _alone = alone();
+    let network = Network::new();
+    let gateway = network.launch(ringway().shards(2)).start().unwrap();
+    let users = Users::start(&[gateway.ws], 10);
+    let service = LogicClient::builder().gateway(gateway.grpc.to_string());
+    let load = Load::start(service, &users.names, 200, Way::FireAndForget);
+    load.wait_for_pushed(200);
+
+    network.cut(&gateway, Cut::BothWays);
+    let cut = Instant::now();
+    let lost = wait_for("the service to notice", || {
+        load.first_notice(cut, |what| matches!(what, What::Lost { .. }))
+    });
+    assert!(
+        lost - cut < NOTICED_WITHIN + SLACK,
+        "the service noticed after {:?}",
+        lost - cut
+    );
+    wait_for("the gateway to notice", || {
+        (links(&gateway) == 0.0).then_some(())
+    });
+    let noticed = cut.elapsed();
+    assert!(
+        noticed < NOTICED_WITHIN + SLACK,
+        "the gateway noticed after {noticed:?}"
+    );
+    println!(
+        "noticed by the service after {:?}, by the gateway within {noticed:?}",
+        lost - cut
+    );
+
+    network.heal();
+    load.wait_for_pushed(200);
+    load.stop();
+    everything_arrives_once(&users, &load);
+}
+
+#[test]
+#[ignore = "needs root, ip and nft: .ci/faults runs it"]
+fn links_cut_again_and_again_in_one_direction_or_both_double_nothing() {
+    // Cut from the gateway to the service only, commands go on being done, and nothing that tells of it comes back.
+    let _alone = alone();
+    let network = Network::new();
+    let gateway = ringway()
+        .shards(2)
+        .setting("RINGWAY_GRPC_KEEPALIVE_INTERVAL_MS", 300)
+        .setting("RINGWAY_GRPC_KEEPALIVE_TIMEOUT_MS", 300);
+    let gateway = network.launch(gateway).start().unwrap();
+    let users = Users::start(&[gateway.ws], 10);
+    let service = LogicClient::builder()
+        .gateway(gateway.grpc.to_string())
+        .attempt_timeout(Duration::from_secs(1))
+        .keepalive(Duration::from_millis(300));
+    let load = Load::start(service, &users.names, 1_000, Way::FireAndForget);
+    for direction in [
+        Cut::BothWays,
+        Cut::FromGateway,
+        Cut::ToGateway,
+        Cut::FromGateway,
+    ] {
+        load.wait_for_pushed(500);
+        network.cut(&gateway, direction);
+        let cut = Instant::now();
+        wait_for("the service to notice", || {
+            load.first_notice(cut, |what| matches!(what, What::Lost { .. }))
+        });
+        network.heal();
+        let healed = Instant::now();
+        wait_for("the streams to be open again", || {
+            load.first_notice(healed, |what| matches!(what, What::Connected { .. }))
+        });
+    }
+    load.wait_for_pushed(500);
+    load.stop();
+    everything_arrives_once(&users, &load);
+}
+
+fn links(gateway: &Gateway) -> f64 {
+    Metrics::read(gateway.admin)
+        .unwrap()
+        .sum("ringway_links", &[])
+}
+
+/// Everything has come, once and in order; nobody was cut off, nothing was given back.
+fn everything_arrives_once(users: &Users, load: &Load) {
+    wait_for("every message", || {
+        let got: usize = users.seen().iter().map(|user| user.messages.len()).sum();
+        (got as u64 >= load.pushed()).then_some(())
+    });
+    let mut all = BTreeSet::new();
+    for (name, user) in users.names.iter().zip(users.seen()) {
+        let numbers = numbers(name, &user.messages);
+        assert_rising(name, &numbers);
+        all.extend(numbers.into_iter().map(|number| (name, number)));
+        assert_eq!(user.connections, 1, "{name} was cut off: {:?}", user.ends);
+    }
+    assert_eq!(all.len() as u64, load.pushed(), "messages that differ");
+    assert_eq!(load.stats().total().unknown, 0);
+}
+
+/// Which packets of links are dropped.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    BothWays,
+    ToGateway,
+    FromGateway,
+}
+
+/// This namespace — one in the middle — one for gateways. They are gone when this is dropped.
+struct Network {
+    middle: String,
+    far: String,
+}
+
+impl Network {
+    const HERE: Ipv4Addr = Ipv4Addr::new(10, 231, 77, 1);
+    const MIDDLE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 231, 77, 2), Ipv4Addr::new(10, 231, 77, 5)];
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 231, 77, 6);
+
+    fn new() -> Self {
+        // Another name each time: the kernel takes namespaces down by and by.
+        static BUILT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("{}-{}", std::process::id(), BUILT.fetch_add(1, Relaxed));
+        let [middle, far] = ["mid", "far"].map(|part| format!("ringway-{part}-{unique}"));
+        let network = Self { middle, far };
+        let (middle, far) = (network.middle.as_str(), network.far.as_str());
+        let (here, there) = (format!("rwh{unique}"), format!("rwm{unique}"));
+        run(&format!("ip netns add {middle}"));
+        run(&format!("ip netns add {far}"));
+        run(&format!(
+            "ip link add {here} type veth peer name near netns {middle}"
+        ));
+        run(&format!(
+            "ip -n {middle} link add {there} type veth peer name near netns {far}"
+        ));
+        run(&format!("ip addr add {}/30 dev {here}", Self::HERE));
+        run(&format!(
+            "ip -n {middle} addr add {}/30 dev near",
+            Self::MIDDLE[0]
+        ));
+        run(&format!(
+            "ip -n {middle} addr add {}/30 dev {there}",
+            Self::MIDDLE[1]
+        ));
+        run(&format!(
+            "ip -n {far} addr add {}/30 dev near",
+            Self::GATEWAY
+        ));
+        run(&format!("ip link set {here} up"));
+        for (namespace, device) in [
+            (middle, "near"),
+            (middle, there.as_str()),
+            (far, "near"),
+            (far, "lo"),
+        ] {
+            run(&format!("ip -n {namespace} link set {device} up"));
+        }
+        run(&format!(
+            "ip route add 10.231.77.4/30 via {}",
+            Self::MIDDLE[0]
+        ));
+        run(&format!(
+            "ip -n {far} route add default via {}",
+            Self::MIDDLE[1]
+        ));
+        run(&format!(
+            "ip netns exec {middle} sysctl -q -w net.ipv4.ip_forward=1"
+        ));
+        run(&format!("ip netns exec {middle} nft add table ip cut"));
+        let hook = "{ type filter hook forward priority 0 ; }";
+        run(&format!(
+            "ip netns exec {middle} nft add chain ip cut forward {hook}"
+        ));
+        network
+    }
+
+    /// A gateway on the far side.
+    fn launch(&self, launch: Launch) -> Launch {
+        let program = launch.program.to_str().unwrap().to_owned();
+        let mut first: Vec<_> = ["netns", "exec", &self.far].map(String::from).into();
+        first.push(program);
+        first.extend(launch.first.iter().cloned());
+        let launch = Launch {
+            program: PathBuf::from("ip"),
+            first,
+            listen: [(Self::GATEWAY, 0).into(); 3],
+            ..launch
+        };
+        launch.argument("--insecure")
+    }
+
+    /// Drops what links send; clients and the admin port go on.
+    fn cut(&self, gateway: &Gateway, cut: Cut) {
+        let others = format!("{{ {}, {} }}", gateway.ws.port(), gateway.admin.port());
+        let to = format!("ip daddr {} tcp dport != {others} drop", Self::GATEWAY);
+        let from = format!("ip saddr {} tcp sport != {others} drop", Self::GATEWAY);
+        let rules = match cut {
+            Cut::BothWays => vec![to, from],
+            Cut::ToGateway => vec![to],
+            Cut::FromGateway => vec![from],
+        };
+        for rule in rules {
+            run(&format!(
+                "ip netns exec {} nft add rule ip cut forward {rule}",
+                self.middle
+            ));
+        }
+    }
+
+    /// Lets everything through.
+    fn heal(&self) {
+        run(&format!(
+            "ip netns exec {} nft flush chain ip cut forward",
+            self.middle
+        ));
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for namespace in [&self.far, &self.middle] {
+            let _ = Command::new("ip")
+                .args(["netns", "del", namespace])
+                .status();
+        }
+    }
+}
+
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let program = words.next().unwrap();
+    let status = Command::new(program).args(words).status();
+    assert!(status.unwrap().success(), "{command}");
+}
