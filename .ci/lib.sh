@@ -18,7 +18,7 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # Builds the gateway, unless the caller names one.
 need_gateway() {
-    [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet --bin ringway
+    [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet --workspace --bin ringway
 }
 
 # Debian packages by name: installs those that are missing.

@@ -51,7 +51,9 @@ COMMANDS = {
     "a subscription to nothing": ({"subscribe": v1.Subscribe(user_id="a")}, "INVALID_NAME"),
     "a close code that may not be sent": ({"disconnect": v1.Disconnect(user_id="a", code=1005)}, "BAD_CLOSE"),
     "a close reason that is too long": ({"disconnect": v1.Disconnect(user_id="a", reason="x" * 124)}, "BAD_CLOSE"),
-    "a query, which this version does not answer": ({"query": v1.Query(user_id="a")}, "UNSUPPORTED"),
+    "a query without a question": ({"query": v1.Query()}, "UNKNOWN_TARGET"),
+    "a query about nobody": ({"query": v1.Query(user_id="")}, "INVALID_NAME"),
+    "a query about a topic with too long a name": ({"query": v1.Query(topic="x" * 257)}, "INVALID_NAME"),
 }
 
 

@@ -88,3 +88,18 @@ def test_acks_cover_every_command(gateway):
     while service.next("ack").sequence < last:
         pass
     service.close()
+
+
+def test_queries_are_answered_for_the_whole_gateway(gateway):
+    service = Service(stub(gateway.grpc), "", v1.SCOPE_GATEWAY, receive=())
+    for shard in range(2):
+        user = next(users_on(shard, 2))
+        with connect(gateway.user_url(user), proxy=None) as client:
+            # Whatever it is sent, it is there.
+            service.send(push=v1.MessageRequest(user_id=user, payload=b"hi"))
+            assert client.recv(timeout=DEADLINE) == "hi"
+            sequence = service.send(query=v1.Query(user_id=user))
+            result = service.next("result")
+            assert (result.sequence, result.connection_count) == (sequence, 1)
+            assert result.connections[0].epoch == service.welcome.epoch
+    service.close()
