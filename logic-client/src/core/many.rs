@@ -8,7 +8,7 @@ use crate::core::buffer::{GaveWay, Item};
 use crate::core::check::check;
 use crate::core::mesh::{GoneFrom, Mesh, Refusal, from};
 use crate::core::queue::Queue;
-use crate::core::router::{GatewayId, Paths};
+use crate::core::router::Paths;
 use crate::error::PushError;
 
 /// Commands on their way into buffers, in the order of the calls.
@@ -19,8 +19,8 @@ pub(crate) struct Many {
     pub(crate) refused: Vec<(Item, PushError)>,
     /// Whether there may be room later; otherwise what does not fit is refused.
     waits: bool,
-    /// Streams, by gateway and shard, that have refused one: they refuse all behind it.
-    full: HashSet<(GatewayId, u32)>,
+    /// Streams, by index, that have refused one: they refuse all behind it.
+    full: HashSet<u32>,
 }
 
 impl Many {
@@ -82,7 +82,7 @@ impl Mesh {
         // Held to the end: no stream may retire between its choice and its filling.
         let routes = self.routes();
         let mut shares: Vec<(&Arc<Queue>, Vec<Item>)> = Vec::new();
-        let mut places: HashMap<(GatewayId, u32), usize> = HashMap::new();
+        let mut places: HashMap<u32, usize> = HashMap::new();
         let mut next = None;
         for item in items {
             if routes.closed {
@@ -97,12 +97,11 @@ impl Mesh {
                 next = Some(item);
                 break;
             };
-            let name = (queue.gateway, queue.shard);
-            if many.full.contains(&name) {
+            if many.full.contains(&queue.index) {
                 many.refused.push((item, PushError::Full));
                 continue;
             }
-            let place = *places.entry(name).or_insert_with(|| {
+            let place = *places.entry(queue.index).or_insert_with(|| {
                 shares.push((queue, Vec::new()));
                 shares.len() - 1
             });
@@ -120,7 +119,7 @@ impl Mesh {
                 many.waiting.extend(rest);
                 full = Some(Arc::clone(queue));
             } else {
-                many.full.insert((queue.gateway, queue.shard));
+                many.full.insert(queue.index);
                 let refused = rest.into_iter().map(|item| (item, PushError::Full));
                 many.refused.extend(refused);
             }
