@@ -108,14 +108,6 @@ impl Launch {
         self
     }
 
-    /// At the addresses of `other`, which is gone, or will be by then. (Its shards are where they were only if the common
-    /// gRPC port was named, not chosen by the kernel.)
-    #[must_use]
-    pub fn in_place_of(mut self, other: &Gateway) -> Self {
-        self.listen = [other.ws, other.grpc, other.admin];
-        self
-    }
-
     /// Starts it, and waits until it is ready.
     ///
     /// # Errors

@@ -6,14 +6,9 @@
 
 mod common;
 
-use std::{
-    collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
-    sync::atomic::{AtomicU16, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use common::{connect, ringway, wait_for};
+use common::{connect, ringway_somewhere, wait_for};
 use gateway_bench::{
     clients::Clients,
     gateway::{Gateway, Launch},
@@ -38,13 +33,7 @@ struct World {
 
 impl World {
     fn start(streams: Streams) -> Self {
-        let mut free = free_ports();
-        let launch = |at| {
-            let id = name(at);
-            let mut launch = ringway().shards(SHARDS).setting("RINGWAY_GATEWAY_ID", id);
-            launch.listen = free.next().unwrap();
-            launch
-        };
+        let launch = |at| ringway_somewhere(SHARDS).setting("RINGWAY_GATEWAY_ID", name(at));
         let launches: Vec<_> = (0..GATEWAYS).map(launch).collect();
         let gateways: Vec<_> = launches.iter().map(|of| of.start().unwrap()).collect();
         let runtime = Runtime::new().unwrap();
@@ -119,20 +108,6 @@ impl World {
         let metrics = Metrics::read(self.gateways[at].admin).unwrap();
         metrics.sum("ringway_messages_in_total", &["from=\"logic\""]) as u64
     }
-}
-
-/// Addresses that nobody else takes while a gateway is away: below the ports that the kernel gives to whoever connects.
-fn free_ports() -> impl Iterator<Item = [SocketAddr; 3]> {
-    /// Different for worlds of one process.
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let needed = 3 + SHARDS as u16;
-    let first = 20_000 + (std::process::id() % 500) as u16 * 20;
-    std::iter::repeat_with(move || first + NEXT.fetch_add(10, Relaxed)).filter_map(move |port| {
-        let free = |port| TcpListener::bind(local(port)).is_ok();
-        let all = (port..port + needed).all(free);
-        all.then(|| [local(port), local(port + 2), local(port + 1)])
-    })
 }
 
 fn name(gateway: usize) -> String {

@@ -5,11 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[path = "common/user.rs"]
-mod user;
+#[path = "common/returning.rs"]
+mod returning;
 
 use std::{
-    net::{SocketAddr, TcpListener},
     process::Command,
     sync::{
         Arc,
@@ -18,14 +17,14 @@ use std::{
     time::Duration,
 };
 
-use common::{PATIENCE, ringway};
+use common::{PATIENCE, ringway_somewhere};
 use gateway_bench::{
     gateway::{Gateway, Launch},
     metrics::{self, Metrics},
 };
 use logic_client::{Locate, LogicClient, Push, PushError, Receipt};
+use returning::Users;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
-use user::Users;
 
 const GATEWAYS: usize = 3;
 const SHARDS: u32 = 2;
@@ -194,13 +193,10 @@ struct Fleet {
 
 impl Fleet {
     fn start() -> Self {
-        let mut free = free_ports();
         let launches = [(); GATEWAYS].map(|()| {
-            let mut launch = ringway()
-                .shards(SHARDS)
+            let launch = ringway_somewhere(SHARDS)
                 .setting("RINGWAY_DRAIN_SPREAD_MS", SPREAD_MS)
                 .setting("RINGWAY_DRAIN_RETRY_AFTER_MS", RETRY_AFTER_MS);
-            launch.listen = free.next().unwrap();
             let port = launch.listen[0].port();
             launch.setting("RINGWAY_GATEWAY_ID", format!("gateway-{port}"))
         });
@@ -257,19 +253,4 @@ impl Fleet {
         let all = tokio::time::timeout(PATIENCE, all_are_here).await;
         all.expect("every user comes back");
     }
-}
-
-/// For each gateway addresses that nobody else takes while it is away: below the ports that the kernel gives to whoever
-/// connects.
-fn free_ports() -> impl Iterator<Item = [SocketAddr; 3]> {
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let needed = 3 + SHARDS as u16;
-    let first = 10_000 + (std::process::id() % 1_000) as u16 * 10;
-    (first..32_000).step_by(10).filter_map(move |port| {
-        let free = |port| TcpListener::bind(local(port)).is_ok();
-        (port..port + needed).all(free).then(|| {
-            let grpc = port + 2;
-            [local(port), local(grpc), local(port + 1)]
-        })
-    })
 }

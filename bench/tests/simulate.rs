@@ -29,6 +29,22 @@ fn promises_are_kept_whatever_goes_wrong() {
         .map(|failure| (failure.seed, &failure.what))
         .collect();
     assert!(failures.is_empty(), "{failures:#?}");
+    // A promise that is never put to the test is not kept by passing.
+    let hard = [
+        ("gateway", "takeovers"),
+        ("gateway", "directory snapshots"),
+        ("gateway drops", "slow"),
+        ("gateway stream errors", "link_lost"),
+        ("gateways", "drained"),
+        ("mesh", "Lost"),
+        ("mesh", "Unknown"),
+        ("mesh", "GatewayRemoved"),
+        ("returned by meshes", "Unknown"),
+        ("returned by meshes", "Expired"),
+    ];
+    for (group, what) in hard {
+        assert_ne!(report.coverage.count(group, what), 0, "{group}: {what}");
+    }
 }
 
 fn added(of: fn(bool) -> Result<Delays, String>) -> std::time::Duration {

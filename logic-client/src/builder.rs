@@ -339,7 +339,7 @@ impl Builder {
     }
 
     /// The session to begin with, instead of one that nobody else has.
-    #[cfg(any(test, feature = "simulation"))]
+    #[cfg(feature = "simulation")]
     pub(crate) fn session(mut self, session: [u8; 16]) -> Self {
         self.session = Some(session);
         self
