@@ -9,7 +9,7 @@ use crate::{
         mailbox::{Mailbox, Order, Port, mailbox},
         placement::{Host, Placement, PlacementError, place},
     },
-    gateway::Gateway,
+    gateway::{Gateway, host_and_port},
     identity::{MAX_SLOTS, ShardIndex},
     lanes::lanes,
     metrics::Metrics,
@@ -258,7 +258,7 @@ fn gateway(
     let shard_addresses = listeners
         .shard_addresses
         .iter()
-        .map(|address| format!("{host}:{}", address.port()))
+        .map(|address| host_and_port(host, address.port()))
         .collect();
     let id = match config.gateway.id.as_str() {
         "" => rustix::system::uname()

@@ -1,5 +1,7 @@
 //! What all shards of a gateway share: fixed before the first shard starts, never changed.
 
+use std::net::{Ipv6Addr, SocketAddr};
+
 use gateway_proto::v1::{self, Capability};
 
 use crate::{
@@ -35,6 +37,15 @@ pub const CAPABILITIES: [Capability; 5] = [
     Capability::Directory,
     Capability::Query,
 ];
+
+/// "host:port", with the brackets an IPv6 address needs. Without a host: ":port".
+#[must_use]
+pub fn host_and_port(host: &str, port: u16) -> String {
+    match host.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+        Ok(ip) => SocketAddr::from((ip, port)).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
 
 impl Gateway {
     /// The answer to `Describe`.

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use gateway_core::identity::shard_of;
 use gateway_proto::v1::{self, Scope, gateway_frame::Body as Up, snapshot::Stage};
-use h2_stream::Config;
+use h2_stream::{Code, Config};
 use world::{
     ClientId, LogicId, World, crowd,
-    logic::{listening, pushing, to_user},
+    logic::{listening, pushing, receiving, to_user},
     user_of, world,
 };
 
@@ -423,5 +423,25 @@ fn entries(frame: &Up) -> usize {
             ..
         }) => chunk.users.len(),
         _ => 0,
+    }
+}
+
+#[test]
+fn a_stream_that_is_refused_as_a_receiver_leaves_no_listener_behind() {
+    let mut world = world(2, |config| config.upstream.max_services = 1);
+    let known = world.logic(0);
+    world
+        .service(known)
+        .hello(receiving("known", Scope::Gateway, false));
+    world.settle();
+    let refused = world.logic(0);
+    let mut hello = receiving("one too many", Scope::Gateway, false);
+    hello.receive.push(v1::Receive::Directory.into());
+    world.service(refused).hello(hello);
+    world.settle();
+    let end = world.service(refused).end().expect("it is refused");
+    assert_eq!(end.code, Code::ResourceExhausted);
+    for metrics in &world.metrics {
+        assert_eq!(metrics.directory_streams.get(), 0);
     }
 }

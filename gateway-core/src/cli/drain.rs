@@ -1,6 +1,7 @@
 //! `ringway drain`: sends a gateway away, tells how long that takes, and waits for it.
 
 use std::{
+    io::ErrorKind,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -111,14 +112,24 @@ impl Arguments {
         let at_most = Duration::from_millis(plan.at_most_ms) + FAREWELL + SPARE;
         let deadline = Instant::now() + at_most;
         let mut shown_last = None;
-        // Its admin port goes last.
-        while let Ok(found) = self.ask("GET", "/drain") {
-            let progress: Progress = answer(found)?;
-            if progress.epoch != epoch || progress.life == Life::Ended {
-                break;
-            }
-            if shown_last.replace(progress.load) != Some(progress.load) {
-                println!("left: {}", counts(&progress.load));
+        loop {
+            match self.ask("GET", "/drain") {
+                // The next run, which is not up yet.
+                Ok(Answer { status: 503, .. }) => break,
+                Ok(found) => {
+                    let progress: Progress = answer(found)?;
+                    if progress.epoch != epoch || progress.life == Life::Ended {
+                        break;
+                    }
+                    if shown_last.replace(progress.load) != Some(progress.load) {
+                        println!("left: {}", counts(&progress.load));
+                    }
+                }
+                // Busy, not gone.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                // Its admin port goes last.
+                Err(_) => break,
             }
             if Instant::now() > deadline {
                 return Err(Failure::Late(shown(at_most.as_millis() as u64)));

@@ -19,7 +19,10 @@ use super::{
     Life,
     text::{Kind, Page},
 };
-use crate::{config, gateway::Gateway};
+use crate::{
+    config,
+    gateway::{Gateway, host_and_port},
+};
 
 /// A gateway that registers itself.
 #[derive(Debug)]
@@ -142,11 +145,13 @@ fn advertised(config: &config::Config, grpc: SocketAddr) -> String {
         ("", host) => host,
         (host, _) => host,
     };
-    let ip6 = host.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>();
-    match (ip6, host.contains(':')) {
-        (Ok(ip), _) => SocketAddr::from((ip, grpc.port())).to_string(),
-        (Err(_), true) => host.to_owned(),
-        (Err(_), false) => format!("{host}:{}", grpc.port()),
+    let is_ip6 = host
+        .trim_matches(['[', ']'])
+        .parse::<std::net::Ipv6Addr>()
+        .is_ok();
+    match host.contains(':') && !is_ip6 {
+        true => host.to_owned(),
+        false => host_and_port(host, grpc.port()),
     }
 }
 

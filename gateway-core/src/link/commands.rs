@@ -131,7 +131,7 @@ impl Link {
         };
         self.send_frame(stream, Body::Welcome(welcome));
         if asks_directory && self.gateway.config.directory.enabled {
-            self.later.push(Input::Directory {
+            self.later.push_back(Input::Directory {
                 stream,
                 whole_gateway,
             });

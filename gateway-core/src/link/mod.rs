@@ -14,7 +14,11 @@ mod services;
 mod session;
 mod upward;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gateway_proto::v1::{self, gateway_frame::Body};
@@ -93,7 +97,7 @@ pub struct Link {
     /// The newest batch of which a part was dealt with: stream, sequence, messages.
     partial: (StreamId, u64, usize),
     /// Handed out before anything else is looked at.
-    later: Vec<Input>,
+    later: VecDeque<Input>,
     /// `Exchange` streams with an ack to be sent.
     acks: Vec<StreamId>,
     /// When the gateway means to be gone.
@@ -133,7 +137,7 @@ impl Link {
             calls: HashMap::new(),
             batch: None,
             partial: (StreamId(0), 0, 0),
-            later: Vec::new(),
+            later: VecDeque::new(),
             acks: Vec::new(),
             drain_ends: None,
             stage: Stage::Open,
@@ -174,7 +178,7 @@ impl Link {
     pub fn next(&mut self, now: Duration) -> Option<Input> {
         self.now = now;
         loop {
-            if let Some(input) = self.later.pop().or_else(|| self.next_of_batch()) {
+            if let Some(input) = self.later.pop_front().or_else(|| self.next_of_batch()) {
                 return Some(input);
             }
             if self.stage == Stage::Deaf {
@@ -223,13 +227,11 @@ impl Link {
         self.send_frame(stream, Body::Receipt(receipt));
     }
 
-    /// Sends who is online, or what has changed. Whether there was such a stream.
-    pub fn send_directory(&mut self, stream: StreamId, frame: Body) -> bool {
-        let known = self.exchange(stream).is_some();
-        if known {
+    /// Sends who is online, or what has changed, if there is such a stream.
+    pub fn send_directory(&mut self, stream: StreamId, frame: Body) {
+        if self.exchange(stream).is_some() {
             self.send_frame(stream, frame);
         }
-        known
     }
 
     /// A stream asked for the directory, and there are too many already.
@@ -333,12 +335,12 @@ impl Link {
         }
         self.stage = Stage::Ended;
         self.flush_acks();
-        (self.batch, self.later) = (None, Vec::new());
+        (self.batch, self.later) = (None, VecDeque::new());
         for (stream, call) in std::mem::take(&mut self.calls) {
             self.metrics.streams.sub(1);
             self.server.finish(stream, calls::going_away());
             let remains = self.remains(stream, call);
-            self.later.push(Input::Gone(stream, remains));
+            self.later.push_back(Input::Gone(stream, remains));
         }
         self.server.shutdown(now);
     }

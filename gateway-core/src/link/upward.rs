@@ -125,7 +125,7 @@ impl Link {
         let freed = before - exchange.events.bytes();
         self.metrics.unacked_bytes.sub(freed as u64);
         if !acknowledged.left.is_empty() {
-            self.later.push(Input::Left(acknowledged.left));
+            self.later.push_back(Input::Left(acknowledged.left));
         }
         let settled = acknowledged.settled;
         (!settled.is_empty()).then_some(Input::Settled(settled))

@@ -277,7 +277,7 @@ impl Shard {
         match pushed {
             Ok(()) => self.mark_dirty(id),
             Err(_) if conn.is_open() => self.close_slow(now, id),
-            // The last word of a connection that takes nothing: its deadline ends it.
+            // It is closing already, and needs no more words.
             Err(_) => {}
         }
     }

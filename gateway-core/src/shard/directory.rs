@@ -84,6 +84,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// Most places of the table looked at for one chunk: it may have been larger once.
 const MOST_LOOKS: usize = 8192;
 
+/// So many looks at empty places cost about as much as telling one user.
+const LOOKS_PER_USER: usize = 8;
+
 impl Directory {
     /// Nobody listens yet.
     pub fn new(limits: config::Directory) -> Self {
@@ -157,7 +160,7 @@ impl Directory {
             self.version += self.changed.len() as u64;
             self.changed.clear();
             self.log.clear();
-            self.has_work = false;
+            (self.has_work, self.waits_for_lane) = (false, false);
         }
     }
 
@@ -284,7 +287,9 @@ impl Directory {
         {
             let most = self.limits.chunk_users.min(*left);
             let (chunk, next) = walk(users, from, most, self.version);
-            *left -= chunk.users.len();
+            // Where nobody is any more, looking is the work.
+            let looks = next - from;
+            *left -= chunk.users.len().max(looks / LOOKS_PER_USER).min(*left);
             if !chunk.users.is_empty() {
                 frames.push(snapshot(index, Wire::Chunk(chunk)));
             }

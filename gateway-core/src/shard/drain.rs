@@ -253,6 +253,7 @@ impl Shard {
         let mut links = links.iter().filter_map(|id| self.links.get(*id));
         !self.ledger.jobs.await_outcomes()
             && self.fanouts.is_empty()
+            && self.queries.is_empty()
             && links.all(|state| !state.is_mid_command())
     }
 

@@ -45,6 +45,11 @@ impl Queries {
         self.looked_at = 0;
     }
 
+    /// Whether all answers have come.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The stream is gone, and nobody waits for its answers.
     pub fn forget(&mut self, link: LinkId, stream: StreamId) {
         self.open
