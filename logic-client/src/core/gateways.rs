@@ -188,6 +188,10 @@ impl Mesh {
     ) -> Result<Vec<Arc<Queue>>, ConnectError> {
         let mut told = Told::default();
         let mut routes = self.routes_mut();
+        if routes.closed {
+            // What there is to close is known: it gets no successors.
+            return Ok(Vec::new());
+        }
         let epoch = description.gateway.epoch;
         let twin = routes.router.twin(gateway, epoch);
         let twin = twin.and_then(|twin| routes.gateway(twin)).map(|twin| {
@@ -298,27 +302,19 @@ impl Mesh {
             items.map(|item| (item, Arc::clone(queue)))
         });
         // What was for this gateway alone goes where its users are now.
-        let (alone, rest) = unsent
-            .partition::<Vec<_>, _>(|(item, _)| change == Change::Shards && self.is_located(item));
-        self.move_unsent(routes, gateway, alone, Change::Removed, told);
-        self.move_unsent(routes, gateway, rest, change, told);
-    }
-
-    fn move_unsent(
-        &self,
-        routes: &Routes,
-        gateway: GatewayId,
-        unsent: Vec<(Item, Arc<Queue>)>,
-        change: Change,
-        told: &mut Told,
-    ) {
+        let change_of = |item: &Item| match change {
+            Change::Shards if self.is_located(item) => Change::Removed,
+            change => change,
+        };
         let router = &routes.router;
-        let moved: Rerouted<'_, Arc<Queue>, _> = reroute(unsent, change, |body| {
-            match (change, router.route(gateway)) {
-                (Change::Shards, Some(route)) => route.paths(body, router.limits()),
-                _ => self.locate(routes, body).paths,
-            }
-        });
+        let unsent = unsent.collect();
+        let moved: Rerouted<'_, Arc<Queue>, _> =
+            reroute(unsent, change_of, |change, body| {
+                match (change, router.route(gateway)) {
+                    (Change::Shards, Some(route)) => route.paths(body, router.limits()),
+                    _ => self.locate(routes, body).paths,
+                }
+            });
         for replan in moved.replans {
             self.expect(Some(replan.ticket), replan.come, replan.gone);
         }

@@ -55,7 +55,8 @@ impl Mesh {
             };
             match offered {
                 Ok(()) => {}
-                Err(Refusal::Full(item, _)) if !many.waits => {
+                Err(Refusal::Full(item, full)) if !many.waits => {
+                    many.full.extend(full.iter().map(|queue| queue.index));
                     many.refused.push((item, PushError::Full));
                 }
                 Err(Refusal::Full(item, full)) => {

@@ -56,8 +56,8 @@ pub(crate) struct Rerouted<'a, S, O> {
 /// - when the gateway is removed, a part of a command of which other gateways have their own.
 pub(crate) fn reroute<'a, S: Destination, O>(
     mut items: Vec<(Item, O)>,
-    change: Change,
-    paths: impl Fn(&Body) -> Paths<'a, S>,
+    change: impl Fn(&Item) -> Change,
+    paths: impl Fn(Change, &Body) -> Paths<'a, S>,
 ) -> Rerouted<'a, S, O> {
     // Stable: what one stream held stays in its order.
     items.sort_by_key(|(item, _)| item.stamp.order);
@@ -76,7 +76,7 @@ pub(crate) fn reroute<'a, S: Destination, O>(
         }
         let ticket = whole.ticket;
         let mut come = 1;
-        match destinations(&whole, gone, change, &paths) {
+        match destinations(&whole, gone, change(&whole), &paths) {
             Ok(parts) => {
                 come = parts.len();
                 rerouted.items.extend(parts);
@@ -95,7 +95,7 @@ fn destinations<'a, S: Destination>(
     whole: &Item,
     unsent: usize,
     change: Change,
-    paths: impl Fn(&Body) -> Paths<'a, S>,
+    paths: impl Fn(Change, &Body) -> Paths<'a, S>,
 ) -> Result<Vec<(&'a S, Item)>, ReturnReason> {
     let stamp = whole.stamp;
     // Parts of a list are for different users: each can be moved alone.
@@ -110,7 +110,7 @@ fn destinations<'a, S: Destination>(
     if !movable {
         return Err(refused);
     }
-    let mut parts = match (paths(&whole.body), change) {
+    let mut parts = match (paths(change, &whole.body), change) {
         (Paths::None, Change::Shards) => return Err(ReturnReason::NoTarget),
         (Paths::None, Change::Removed) => return Err(refused),
         (Paths::One(stream), _) => split(whole, vec![(stream, whole.body.clone())]),

@@ -8,6 +8,7 @@ use crate::core::backoff::SplitMix;
 use crate::core::world::World;
 use crate::event::What;
 use crate::push::Push;
+use crate::query::Locate;
 
 /// Worlds of the random test; it takes milliseconds each.
 const SEEDS: u64 = 40;
@@ -169,6 +170,24 @@ fn another_run_with_other_shards_gets_what_was_not_sent() {
         assert_eq!(texts, expected, "shard {shard}");
     }
     assert_eq!(world.back(), []);
+}
+
+#[test]
+fn with_a_directory_another_run_gets_all_that_waited_in_order() {
+    let mut world = World::new(|builder| builder.locate(Locate::Directory));
+    world.boot("a", 1, 1);
+    world.resolve(&["a"]);
+    assert!(world.is_open(1));
+    world.vanish("a");
+    world.run(SECOND * 30);
+    // Pushes for users go where these are then, the others stay with the gateway: none passes another.
+    assert!(world.try_push(Push::topic("t").text("first")));
+    assert!(world.try_push(Push::user("u").text("second")));
+    assert!(world.try_push(Push::topic("t").text("third")));
+    world.boot("a", 2, 1);
+    world.run(SECOND * 10);
+    assert_eq!(world.back(), []);
+    assert_eq!(world.gateways["a"].texts(), ["first", "second", "third"]);
 }
 
 #[test]

@@ -207,7 +207,7 @@ proptest! {
         }
         let items = waiting.into_iter();
         let items = items.flat_map(|(stream, items)| items.into_iter().map(move |item| (item, stream)));
-        let moved = reroute(items.collect(), Change::Shards, |body| new.paths(body, &Common::NONE));
+        let moved = reroute(items.collect(), |_| Change::Shards, |_, body| new.paths(body, &Common::NONE));
         prop_assert!(moved.items.windows(2).all(|pair| pair[0].1.stamp.order <= pair[1].1.stamp.order));
         let mut arrived: BTreeMap<u64, Vec<Stream>> = BTreeMap::new();
         for (stream, item) in &moved.items {
@@ -270,7 +270,7 @@ proptest! {
             waiting.extend(of_old.map(|(stream, item)| (item, stream)));
         }
         let orders: std::collections::BTreeSet<_> = waiting.iter().map(|(item, _)| item.stamp.order).collect();
-        let moved = reroute(waiting, Change::Removed, |body| left.paths(body));
+        let moved = reroute(waiting, |_| Change::Removed, |_, body| left.paths(body));
         let mut seen = std::collections::BTreeSet::new();
         for (stream, item) in &moved.items {
             prop_assert!(stream.0 == 1 && own.contains(&item.stamp.order));
@@ -321,7 +321,11 @@ fn what_would_come_behind_a_newer_command_is_handed_back() {
     for (newest, moved) in [(4, true), (6, false)] {
         let stream = Newer(newest);
         let item = Item::new(5, body(Push::user("alice")), None);
-        let rerouted = reroute(vec![(item, ())], Change::Removed, |_| Paths::One(&stream));
+        let rerouted = reroute(
+            vec![(item, ())],
+            |_| Change::Removed,
+            |_, _| Paths::One(&stream),
+        );
         assert_eq!(rerouted.items.len(), usize::from(moved));
         assert_eq!(rerouted.returned.len(), usize::from(!moved));
     }

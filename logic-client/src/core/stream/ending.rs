@@ -52,9 +52,10 @@ impl Stream {
             _ => false,
         };
         match loss.ending {
-            Ending::Clean => self.put_back(),
+            // Of what is not retained nothing can be put back.
+            Ending::Clean if self.rules.resume => self.put_back(),
             Ending::Replaced if !open.challenged => self.share(),
-            _ if self.token == 0 => self.give_up(),
+            _ if self.token == 0 || !self.rules.resume => self.give_up(),
             _ => {}
         }
         if !greeting {

@@ -246,6 +246,17 @@ fn after_a_clean_end_what_is_not_acknowledged_goes_back_in_front() {
 }
 
 #[test]
+fn without_resume_what_a_clean_end_leaves_is_unknown() {
+    let mut world = World::with(|rules| rules.resume = false);
+    world.send(SECOND, 0..3);
+    world.ack(1, 1);
+    world.ends(SECOND, 1, Ending::Clean);
+    let counters = world.stream.counters();
+    assert_eq!((counters.unknown, counters.not_taken), (2, 0));
+    assert!(world.told().notices.contains(&What::Unknown { count: 2 }));
+}
+
+#[test]
 fn a_shared_session_is_left() {
     // The gateway has taken more than was sent; refuses the session; replaces the stream by one of
     // somebody else.
