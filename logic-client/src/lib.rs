@@ -55,8 +55,9 @@
 //!   in the gateway.
 //! - Events of clients come at least once, in order per user: again after a stream broke before they
 //!   were acknowledged.
-//! - A gateway that is slow or gone fills only the buffers of its own streams. A push that is for
-//!   it too then waits; [`try_push`](LogicClient::try_push) hands it back.
+//! - A gateway that is slow or gone fills only the buffers of its own streams. Of a push for several
+//!   gateways the part for one that is full and has been stuck for 250 ms is handed back as
+//!   [`Full`](ReturnReason::Full); [`try_push`](LogicClient::try_push) never waits.
 //! - Pushes that wait are joined into large writes; a push never waits for others to join it.
 
 mod builder;

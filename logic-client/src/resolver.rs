@@ -53,13 +53,13 @@ pub trait Resolver: Send + 'static {
 pub struct Endpoint {
     /// "host:port" of the gateway's common gRPC port.
     pub address: String,
-    /// The gateway's name.
+    /// The gateway's name. For information.
     pub id: Option<String>,
     /// Its run. `None`: not known before it is asked.
     pub epoch: Option<u64>,
-    /// Where it stands, as its operator calls it.
+    /// Where it stands, as its operator calls it. For information.
     pub zone: Option<String>,
-    /// It is about to go: new work is better sent elsewhere.
+    /// It is about to go. For information: the client uses a gateway until it leaves the set.
     pub draining: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::error::{GatewayError, RejectReason};
 pub struct Stats {
     /// The streams there are.
     pub streams: Vec<StreamStats>,
-    /// Gateways that were named to the builder and never reached; they are tried again and again,
+    /// Gateways that were named to the builder or by the resolver, and never reached; they are tried again and again,
     /// and until then nothing is sent to them.
     pub missing: Vec<String>,
     /// What streams counted that are no more: a gateway came back with another number of shards.
