@@ -4,7 +4,7 @@
 //! does not fit stays with its sender, whose reading stops. *Replies* carries answers and notices; nobody waits for
 //! room in it while holding up work, so two shards with full work lanes cannot block each other. Sending never waits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use gateway_proto::v1::gateway_frame::Body as Event;
@@ -175,16 +175,18 @@ pub const MOST_CONNECTIONS: usize = 10_000;
 #[derive(Debug)]
 pub struct Lanes {
     index: ShardIndex,
-    work: Receiver<Work>,
+    /// With the time at which it was sent.
+    work: Receiver<(Duration, Work)>,
     notices: Receiver<Notice>,
     to: Vec<Port>,
+    now: Duration,
     /// Shards that have got something since the last [`Lanes::take_wakes`].
     wakes: Vec<ShardIndex>,
 }
 
 #[derive(Clone, Debug)]
 struct Port {
-    work: Sender<Work>,
+    work: Sender<(Duration, Work)>,
     notices: Sender<Notice>,
 }
 
@@ -212,6 +214,7 @@ pub fn lanes(shards: ShardIndex, config: &config::Lanes) -> Vec<Lanes> {
             work,
             notices,
             to: ports.clone(),
+            now: Duration::ZERO,
             wakes: Vec::new(),
         })
         .collect()
@@ -241,8 +244,8 @@ impl Lanes {
     /// # Errors
     /// The batch, when the lane is full. It is dropped when the other shard has ended.
     pub fn send_work(&mut self, to: ShardIndex, work: Work) -> Result<(), Work> {
-        match self.to[usize::from(to)].work.try_send(work) {
-            Err(TrySendError::Full(work)) => Err(work),
+        match self.to[usize::from(to)].work.try_send((self.now, work)) {
+            Err(TrySendError::Full((_, work))) => Err(work),
             Ok(()) | Err(TrySendError::Disconnected(_)) => {
                 self.wake(to);
                 Ok(())
@@ -264,9 +267,21 @@ impl Lanes {
         }
     }
 
-    /// The next batch of work for this shard.
-    pub fn next_work(&self) -> Option<Work> {
-        self.work.try_recv().ok()
+    /// A tick begins: the time that goes with what is sent from now on.
+    pub fn new_tick(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// The next batch of work for this shard, and how long it has waited.
+    pub fn next_work(&self) -> Option<(Duration, Work)> {
+        let (sent, work) = self.work.try_recv().ok()?;
+        Some((self.now.saturating_sub(sent), work))
+    }
+
+    /// Batches of work that wait for this shard.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.work.len()
     }
 
     /// The next notice for this shard.

@@ -33,6 +33,9 @@ pub mod lanes;
 // What logic services ask for, in our own terms.
 pub mod command;
 
+// Where a shard's time goes, and who takes it.
+pub mod timesheet;
+
 // What is counted.
 pub mod metrics;
 

@@ -4,6 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::identity::ShardIndex;
 
+mod time;
+
+pub use time::{Audience, Board, Cause, FanoutLoad, LaneLoad, LinkLoad, Phase, SlowTick, Time};
+
 /// A number with one writer: adding is a load and a store, no locked instruction.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -329,6 +333,8 @@ pub struct Metrics {
     pub messages_per_send: Histogram,
     /// From the arrival of a push's bytes to the kernel taking it, in nanoseconds, of each send's oldest message.
     pub push_to_send_nanos: Histogram,
+    /// Where the time goes.
+    pub time: Time,
 }
 
 impl Metrics {
@@ -380,6 +386,7 @@ impl Metrics {
             tick_bytes: Histogram::default(),
             messages_per_send: Histogram::default(),
             push_to_send_nanos: Histogram::default(),
+            time: Time::default(),
         }
     }
 }

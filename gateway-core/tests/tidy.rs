@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The modules of `gateway-core`, in the order in which data flows: each imports only from those behind it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "cli",
     "bootstrap",
     "control",
@@ -18,6 +18,7 @@ const ORDER: [&str; 14] = [
     "ws",
     "lanes",
     "command",
+    "timesheet",
     "metrics",
     "identity",
     "config",

@@ -121,6 +121,9 @@ fn subject(running: &Running) -> Subject {
     let (gateway, clock, remote) = (&running.gateway, running.clock, running.remote());
     Subject {
         metrics: running.metrics.clone(),
+        threads: (running.threads().iter())
+            .map(|thread| (thread.id, thread.core))
+            .collect(),
         clock: Box::new(move || clock.now()),
         id: gateway.id.clone(),
         epoch: gateway.epoch,

@@ -15,6 +15,7 @@ mod sessions;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod timesheet;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -28,6 +29,7 @@ pub use registry::Registry;
 pub use render::{as_markdown, as_toml};
 pub use sessions::Sessions;
 pub use settings::{Kind, Section, Setting, find, settings};
+pub use timesheet::Timesheet;
 
 /// All settings of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +57,8 @@ pub struct Config {
     pub lanes: Lanes,
     /// Bounds of a shard's tables.
     pub limits: Limits,
+    /// Where a shard's time goes.
+    pub timesheet: Timesheet,
     /// The admin port.
     pub admin: Admin,
     /// Going away.

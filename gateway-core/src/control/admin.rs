@@ -39,6 +39,7 @@ fn reading() -> Router<Arc<State>> {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/debug/shards", get(shards))
 }
 
 /// Whether a restart would help: 503 names the shards that do not tick.
@@ -72,6 +73,17 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> Response {
 async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
     let head = [(header::CONTENT_TYPE, METRICS_TYPE)];
     (head, report::metrics(&state)).into_response()
+}
+
+/// What goes on inside each shard.
+async fn shards(Shared(state): Shared<Arc<State>>) -> Response {
+    match state.subject.get() {
+        Some(subject) => json(
+            StatusCode::OK,
+            &state.observer.report(subject, state.life()),
+        ),
+        None => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
+    }
 }
 
 /// How far the drain is, or what it would have to close.

@@ -24,6 +24,7 @@ mod life;
 mod listener;
 mod registration;
 mod report;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -33,6 +34,7 @@ use drain::{Start, Wish};
 use life::{Course, Followers};
 pub use life::{FAREWELL, Life};
 pub use registration::Registrant;
+pub use shards::{BusiestReport, Finding, PhaseReport, Scheduled, ShardReport, Shards, Spread};
 
 /// The running control thread, named `control`. Dropping it ends the thread.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Control {
 pub struct Subject {
     /// What each shard counts.
     pub metrics: Vec<Arc<Metrics>>,
+    /// The thread of each shard, as in `/proc/self/task`, and the CPU it is pinned to.
+    pub threads: Vec<(i32, Option<usize>)>,
     /// The clock of the shards: what their heartbeats are compared with.
     pub clock: Box<dyn Fn() -> Duration + Send + Sync>,
     /// The name of the gateway.
@@ -71,6 +75,7 @@ struct State {
     start: OnceLock<Start>,
     /// How the registration fares, if there is one.
     registration: OnceLock<Arc<registration::Health>>,
+    observer: shards::Observer,
     stalled_after: Duration,
 }
 
@@ -91,9 +96,11 @@ impl Control {
             subject: OnceLock::new(),
             start: OnceLock::new(),
             registration: OnceLock::new(),
+            observer: shards::Observer::default(),
             stalled_after: Duration::from_millis(config.stalled_after_ms),
         });
-        let followers = Followers::on(runtime.handle().clone());
+        let mut followers = Followers::on(runtime.handle().clone());
+        followers.spawn(shards::observe(Arc::clone(&state), state.course.follow()));
         let (stop, stopped) = oneshot::channel();
         let listener = {
             let _inside = runtime.enter();

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    Life, State, Subject,
+    Life, State, Subject, shards,
     text::{Kind, Page},
 };
-use crate::metrics::{Counter, Family, Histogram, Metrics};
+use crate::metrics::{Counter, Family, Histogram, Metrics, Phase};
 
 /// Name, meaning, and where the value is.
 type Single = (&'static str, &'static str, fn(&Metrics) -> &Counter);
@@ -71,6 +71,16 @@ const GAUGES: &[Single] = &[
 
 const COUNTERS: &[Single] = &[
     ("ringway_ticks_total", "Ticks.", |m| &m.ticks),
+    (
+        "ringway_commands_total",
+        "Commands of logic services that links handed out.",
+        |m| &m.time.commands,
+    ),
+    (
+        "ringway_fanout_deliveries_total",
+        "Deliveries of pushes for topics, everyone, and lists of users.",
+        |m| &m.time.fanout_deliveries,
+    ),
     (
         "ringway_duplicates_total",
         "Commands that came again after a resume, and had no effect.",
@@ -209,6 +219,12 @@ const REASONS: &[Reasons] = &[
         "code",
         |m| &m.closed,
     ),
+    (
+        "ringway_slow_ticks_total",
+        "Ticks of at least timesheet.slow_tick_ms, by what made them slow.",
+        "cause",
+        |m| &m.time.slow_ticks,
+    ),
 ];
 
 /// What a histogram counts, and the powers of two that are shown as bounds; buckets outside are added to their neighbours.
@@ -233,6 +249,24 @@ const HISTOGRAMS: &[Spread] = &[
         "Bytes read from logic services per tick that read any.",
         Unit::Whole(6..25),
         |m| &m.tick_bytes,
+    ),
+    (
+        "ringway_tick_completions",
+        "Completions, or ready sockets, per tick that found any.",
+        Unit::Whole(1..13),
+        |m| &m.time.completions,
+    ),
+    (
+        "ringway_lane_depth",
+        "Batches waiting in the lane from other shards, per tick that found any.",
+        Unit::Whole(1..11),
+        |m| &m.time.lane_depth,
+    ),
+    (
+        "ringway_lane_wait_seconds",
+        "How long batches waited in the lane from other shards.",
+        Unit::Seconds(10..32),
+        |m| &m.time.lane_wait_nanos,
     ),
     (
         "ringway_messages_per_send",
@@ -269,6 +303,8 @@ pub(super) fn metrics(state: &State) -> String {
             .map(|metrics| (metrics.shard.to_string(), &**metrics))
             .collect();
         heartbeats(&mut page, subject, &shards);
+        phases(&mut page, &shards);
+        shards::threads(&mut page, subject);
         counters(&mut page, &shards);
         histograms(&mut page, &shards);
     }
@@ -304,6 +340,19 @@ fn heartbeats(page: &mut Page, subject: &Subject, shards: &Shards<'_>) {
             &[("shard", shard)],
             subject.age(metrics).as_secs_f64(),
         );
+    }
+}
+
+fn phases(page: &mut Page, shards: &Shards<'_>) {
+    let name = "ringway_time_seconds_total";
+    let help = "Where the time of a shard's thread goes; the phases add up to all of it.";
+    page.metric(name, Kind::Counter, help);
+    for (shard, metrics) in shards {
+        for phase in Phase::ALL {
+            let nanos = metrics.time.phases[phase as usize].get();
+            let labels = [("shard", &**shard), ("phase", phase.label())];
+            page.sample(name, &labels, nanos as f64 / 1e9);
+        }
     }
 }
 

@@ -41,6 +41,7 @@ impl Fake {
         let clock = Arc::clone(&self.clock);
         self.control.ready(Subject {
             metrics: self.metrics.clone(),
+            threads: vec![(rustix::thread::gettid().as_raw_nonzero().get(), None); 2],
             clock: Box::new(move || Duration::from_millis(clock.load(Relaxed))),
             id: "a \"quoted\"\\name".into(),
             epoch: u64::MAX,

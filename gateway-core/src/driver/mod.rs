@@ -15,6 +15,14 @@
 //! A socket is the shard's until [`Shard::closed`] or [`Action::Close`](crate::shard::Action::Close), whichever comes first.
 //! The driver keeps the counts of ticks, bytes, sends and accept errors; the shard all others.
 //!
+//! For the [timesheet](crate::timesheet) a driver does three things:
+//!
+//! - [`watch::start`] when it has made its shard, on the shard's thread;
+//! - [`Timesheet::begin`] with the time at which a tick begins, and [`Timesheet::end`] with the time at which it ends,
+//!   before it sleeps or goes on;
+//! - [`Timesheet::kernel`] around its system calls, so that they are told from its own work. (A call that waits is rest,
+//!   not this.)
+//!
 //! There is one driver so far, [`monoio`], on io_uring or on epoll.
 
 use std::{
@@ -24,19 +32,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[cfg(doc)]
-use crate::shard::Shard;
 use crate::{
     config::{self, DriverChoice},
     gateway::Gateway,
     lanes::Lanes,
     metrics::Metrics,
 };
+#[cfg(doc)]
+use crate::{shard::Shard, timesheet::Timesheet};
 
 pub mod listen;
 pub mod mailbox;
 pub mod monoio;
 pub mod placement;
+pub mod watch;
 
 use mailbox::{Mailbox, Port};
 

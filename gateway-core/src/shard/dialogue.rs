@@ -15,23 +15,31 @@ use crate::{
     command::{Command, Receipt},
     identity::LinkId,
     link::{Input, Rejection, Ticket},
+    timesheet::Phase,
 };
 
 impl Shard {
     pub(super) fn run_link(&mut self, now: Duration, id: LinkId) {
+        let commands = self.take_from_link(now, id);
+        self.note_link(id, commands);
+    }
+
+    /// Does what a link hands out, as far as there is room. Says how many commands that was.
+    fn take_from_link(&mut self, now: Duration, id: LinkId) -> u64 {
+        let mut commands = 0;
+        self.sheet.enter(Phase::Route);
         if let Some(state) = self.links.get_mut(id)
             && let Some((ticket, command, job)) = state.held.take()
             && !self.attempt(now, id, ticket, command, job)
         {
-            return;
+            return commands;
         }
-        while let Some(state) = self.links.get_mut(id)
-            && let Some(input) = state.link.next(now)
-        {
+        while let Some(input) = self.next_of_link(now, id) {
+            commands += u64::from(matches!(input, Input::Command(..)));
             match input {
                 Input::Command(ticket, command) => match self.job_for(id, ticket, &command) {
                     Ok(job) if self.attempt(now, id, ticket, command, job) => {}
-                    Ok(_) => return,
+                    Ok(_) => return commands,
                     Err(rejection) => {
                         if let Some(state) = self.links.get_mut(id) {
                             state.link.handled(ticket, Some(rejection));
@@ -41,6 +49,14 @@ impl Shard {
                 other => self.on_input(now, id, other),
             }
         }
+        commands
+    }
+
+    fn next_of_link(&mut self, now: Duration, id: LinkId) -> Option<Input> {
+        self.sheet.enter(Phase::Decode);
+        let input = self.links.get_mut(id)?.link.next(now);
+        self.sheet.enter(Phase::Route);
+        input
     }
 
     /// Does a command; `false` when there is no room for it, and it stays on the link.

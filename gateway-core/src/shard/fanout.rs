@@ -3,7 +3,11 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{Shard, jobs::JobId, route::Message};
-use crate::{command::Outcome, identity::ConnId};
+use crate::{
+    command::Outcome,
+    identity::ConnId,
+    timesheet::{Audience, Phase, Timesheet},
+};
 
 /// Fan-outs that have not come to their end, the oldest first. Pushes of one topic never overtake each other: while
 /// there are any, every other push for a topic or for everyone goes behind them.
@@ -17,9 +21,12 @@ pub struct Fanouts {
 #[derive(Debug)]
 struct Fanout {
     message: Arc<Message>,
+    audience: Audience,
     to: Reach,
     job: Option<JobId>,
     reached: bool,
+    /// Deliveries that the timesheet does not know yet.
+    made: u64,
 }
 
 #[derive(Debug)]
@@ -37,6 +44,17 @@ impl Reach {
             Self::Members { next, .. } => *next += 1,
             Self::Everyone { slot, .. } => *slot += 1,
         }
+    }
+}
+
+impl Fanout {
+    /// Tells the timesheet what was done since it was told last.
+    fn note(&mut self, sheet: &Timesheet) {
+        let members = match &self.to {
+            Reach::Members { ids, .. } => ids.len() as u64,
+            Reach::Everyone { .. } => 0,
+        };
+        sheet.fanout(&self.audience, members, std::mem::take(&mut self.made));
     }
 }
 
@@ -59,27 +77,32 @@ impl Fanouts {
         self.waiting.is_empty()
     }
 
-    fn begin(&mut self, message: Message, to: Reach, job: Option<JobId>) {
+    fn begin(&mut self, message: Message, audience: Audience, to: Reach, job: Option<JobId>) {
         self.begun += 1;
         self.waiting.push_back(Fanout {
             message: Arc::new(message),
+            audience,
             to,
             job,
             reached: false,
+            made: 0,
         });
     }
 }
 
 impl Shard {
-    /// A push for these connections.
+    /// A push for these connections, the members of `topic`.
     pub(super) fn fan_out_to(
         &mut self,
         now: Duration,
         message: Message,
+        topic: &str,
         ids: Vec<ConnId>,
         job: Option<JobId>,
     ) {
-        self.begin_fanout(now, message, Reach::Members { ids, next: 0 }, job);
+        let audience = Audience::Topic(topic.to_owned());
+        let to = Reach::Members { ids, next: 0 };
+        self.begin_fanout(now, message, audience, to, job);
     }
 
     /// A push for every connection.
@@ -90,11 +113,19 @@ impl Shard {
         job: Option<JobId>,
     ) {
         let born = self.fanouts.begun;
-        self.begin_fanout(now, message, Reach::Everyone { slot: 0, born }, job);
+        let to = Reach::Everyone { slot: 0, born };
+        self.begin_fanout(now, message, Audience::Everyone, to, job);
     }
 
     /// Runs fan-outs for one slice.
     pub(super) fn run_fanouts(&mut self, now: Duration) {
+        self.run_slice(now);
+        if let Some(fanout) = self.fanouts.waiting.front_mut() {
+            fanout.note(&self.sheet);
+        }
+    }
+
+    fn run_slice(&mut self, now: Duration) {
         let mut left = self.gateway.config.tick.slice;
         while left > 0
             && let Some(fanout) = self.fanouts.waiting.front()
@@ -107,6 +138,7 @@ impl Shard {
                     let reached = self.deliver(now, id, &message, job);
                     if let Some(fanout) = self.fanouts.waiting.front_mut() {
                         fanout.reached |= reached;
+                        fanout.made += 1;
                         fanout.to.advance();
                     }
                     left -= 1;
@@ -117,15 +149,24 @@ impl Shard {
         }
     }
 
-    fn begin_fanout(&mut self, now: Duration, message: Message, to: Reach, job: Option<JobId>) {
+    fn begin_fanout(
+        &mut self,
+        now: Duration,
+        message: Message,
+        audience: Audience,
+        to: Reach,
+        job: Option<JobId>,
+    ) {
         if let Some(job) = job {
             self.ledger.jobs.open(job);
         }
         let alone = self.fanouts.is_empty();
-        self.fanouts.begin(message, to, job);
+        self.fanouts.begin(message, audience, to, job);
         if alone {
             // A narrow one is over before the next command is looked at.
+            let was = self.sheet.enter(Phase::Fanout);
             self.run_fanouts(now);
+            self.sheet.enter(was);
         }
     }
 
@@ -155,7 +196,8 @@ impl Shard {
     }
 
     fn end_fanout(&mut self) {
-        if let Some(fanout) = self.fanouts.waiting.pop_front() {
+        if let Some(mut fanout) = self.fanouts.waiting.pop_front() {
+            fanout.note(&self.sheet);
             if !fanout.reached {
                 self.ledger.refuse(fanout.job, Outcome::NoTarget, None);
             }

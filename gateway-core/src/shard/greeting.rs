@@ -69,6 +69,7 @@ impl Shard {
                 let Some(state) = self.links.get_mut(link) else {
                     return;
                 };
+                state.bearer.is_of(&hello.service);
                 state.link.welcome(stream, hello, &resumption);
                 if let Some(events) = carried {
                     state.link.carry_on(stream, events, hello.last_event);

@@ -1,17 +1,19 @@
 //! The links of a shard, and what it does with what they hand out.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use gateway_proto::v1::gateway_frame::Body as Event;
 use h2_stream::StreamId;
 use slab::Slab;
 
-use super::{Shard, greeting::Asker, jobs::JobId};
+use super::{Shard, busy::Bearer, greeting::Asker, jobs::JobId};
 use crate::{
     command::Command,
     identity::{ConnId, LinkId, SocketId},
     lanes::{ReceiverRef, StreamRef},
     link::{Link, Load, Ticket},
+    metrics::LinkLoad,
+    timesheet::Phase,
 };
 
 /// One link and what is on its way to it.
@@ -33,6 +35,8 @@ pub struct LinkState {
     ready: bool,
     dirty: bool,
     paused: bool,
+    /// Who it is, and what it brought.
+    pub(super) bearer: Bearer,
     /// We have said all we will say; so long the peer may take to end it too.
     lingers_until: Option<Duration>,
 }
@@ -91,7 +95,16 @@ impl Links {
         self.slab.iter().map(id).collect()
     }
 
-    fn insert(&mut self, link: Link) -> LinkId {
+    /// What each brought in the window that ends now, those that brought nothing left out.
+    pub(super) fn loads(&mut self) -> Vec<LinkLoad> {
+        let loads = self
+            .slab
+            .iter_mut()
+            .map(|(_, state)| state.bearer.take_load());
+        loads.filter(|load| load.bytes > 0).collect()
+    }
+
+    fn insert(&mut self, link: Link, peer: SocketAddr) -> LinkId {
         self.generation = self.generation.wrapping_add(1);
         let slot = self.slab.insert(LinkState {
             generation: self.generation,
@@ -105,6 +118,7 @@ impl Links {
             ready: false,
             dirty: false,
             paused: false,
+            bearer: Bearer::new(peer),
             lingers_until: None,
         });
         LinkId {
@@ -148,7 +162,7 @@ impl LinkState {
 
 impl Shard {
     /// A link was accepted. `None`: there are too many.
-    pub(super) fn new_link(&mut self, now: Duration) -> Option<LinkId> {
+    pub(super) fn new_link(&mut self, now: Duration, peer: SocketAddr) -> Option<LinkId> {
         if self.links.len() >= self.gateway.config.grpc.max_links {
             self.metrics.stream_errors.count("too_many_links");
             return None;
@@ -156,7 +170,7 @@ impl Shard {
         let window = self.window_for(self.links.len() + 1);
         let (gateway, metrics) = (self.gateway.clone(), self.metrics.clone());
         let link = Link::new(gateway, metrics, self.index, window, now);
-        let id = self.links.insert(link);
+        let id = self.links.insert(link, peer);
         self.share_credit();
         self.metrics.links.set(self.links.len() as u64);
         self.links.sweep.get_or_insert(now + SWEEP);
@@ -196,6 +210,7 @@ impl Shard {
 
     pub(super) fn link_bytes(&mut self, now: Duration, id: LinkId, bytes: &[u8]) {
         if let Some(state) = self.links.get_mut(id) {
+            state.bearer.bytes += bytes.len() as u64;
             state.link.receive(now, bytes);
             self.mark_link_ready(id);
         }
@@ -225,6 +240,7 @@ impl Shard {
 
     /// Does what links hand out, then passes on what they have to send.
     pub(super) fn run_links(&mut self, now: Duration) {
+        self.sheet.enter(Phase::Timers);
         if self.links.sweep.is_some_and(|at| at <= now) {
             for id in self.links.ids() {
                 if let Some(state) = self.links.get_mut(id) {
@@ -238,6 +254,7 @@ impl Shard {
             if let Some(state) = self.links.get_mut(id) {
                 state.ready = false;
                 self.run_link(now, id);
+                self.sheet.enter(Phase::Egress);
                 self.after_link(now, id);
             }
         }

@@ -8,6 +8,7 @@
 //! clock on every shard.
 
 mod audit;
+mod busy;
 mod clients;
 mod closing;
 mod conn;
@@ -37,13 +38,14 @@ mod upstream;
 mod waiting;
 mod work;
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use crate::{
     gateway::Gateway,
     identity::{ConnId, LinkId, ShardIndex, SocketId},
     lanes::{Forward, Lanes, ReceiverRef},
     metrics::Metrics,
+    timesheet::{Phase, Seam, Timesheet},
     ws::SessionLimits,
 };
 
@@ -61,6 +63,7 @@ pub struct Shard {
     index: ShardIndex,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
+    sheet: Rc<Timesheet>,
     session_limits: SessionLimits,
 
     conns: Conns,
@@ -164,6 +167,7 @@ impl Shard {
         let limits = &config.limits;
         Self {
             index,
+            sheet: Rc::new(Timesheet::new(&config.timesheet, metrics.clone())),
             session_limits: SessionLimits {
                 max_message: config.ws.max_message_bytes,
                 ..SessionLimits::default()
@@ -216,6 +220,12 @@ impl Shard {
         self.index
     }
 
+    /// Where this shard's time goes. It is off until the driver starts it.
+    #[must_use]
+    pub fn timesheet(&self) -> Rc<Timesheet> {
+        Rc::clone(&self.sheet)
+    }
+
     // ---------------------------------------------------------------------------------------------------------- in --
 
     /// A client's socket was accepted. `None`: the shard is full (counted); close the socket.
@@ -241,14 +251,17 @@ impl Shard {
     }
 
     /// A logic service's socket was accepted. `None`: there are too many (counted); close the socket.
-    pub fn link_opened(&mut self, now: Duration, _peer: SocketAddr) -> Option<LinkId> {
-        self.new_link(now)
+    pub fn link_opened(&mut self, now: Duration, peer: SocketAddr) -> Option<LinkId> {
+        self.new_link(now, peer)
     }
 
     /// Bytes were read. They are changed: client frames are unmasked in place.
     pub fn bytes(&mut self, now: Duration, socket: SocketId, bytes: &mut [u8]) {
         match socket {
-            SocketId::Conn(id) => self.conn_bytes(now, id, bytes),
+            SocketId::Conn(id) => {
+                self.sheet.client();
+                self.conn_bytes(now, id, bytes);
+            }
             SocketId::Link(id) => self.link_bytes(now, id, bytes),
         }
     }
@@ -276,35 +289,53 @@ impl Shard {
 
     /// Everything that is due: deadlines, lanes, what links hand out, a slice of the fan-outs.
     pub fn tick(&mut self, now: Duration) {
+        self.sheet.cross(Seam::Work);
         self.flushed = 0;
         self.now = now;
         self.queries.new_tick();
-        let now_ms = now.as_millis() as u64;
-        while let Some((at, id)) = self.deadlines.pop(now_ms) {
-            if let Some(conn) = self.conns.get_mut(id)
-                && conn.armed_ms == at
-            {
-                conn.armed_ms = 0;
-                self.on_deadline(now, id);
-            }
-        }
+        self.lanes.new_tick(now);
+        self.sheet.enter(Phase::Timers);
+        self.run_deadlines(now);
+        self.sheet.enter(Phase::Lanes);
         self.take_notices(now);
         self.take_work(now);
         for id in std::mem::take(&mut self.blocked) {
             self.mark_link_ready(id);
         }
+        self.sheet.enter(Phase::Timers);
         self.expire_sessions(now);
         self.close_unserved(now);
+        self.sheet.enter(Phase::Fanout);
         self.run_fanouts(now);
         self.run_links(now);
+        self.sheet.enter(Phase::Egress);
         self.finish_jobs();
         self.run_directory();
         self.resume_paused();
+        self.sheet.enter(Phase::Timers);
         self.run_drain(now);
+        self.sheet.enter(Phase::Lanes);
         self.flush_lanes();
         // Answers of jobs, and acks, leave in the tick they were made in.
         self.run_links(now);
         self.metrics.outbox_bytes.set(self.pool.bytes() as u64);
+        self.tell_who_is_busy(now);
+        self.sheet.cross(Seam::Flush);
+    }
+
+    fn run_deadlines(&mut self, now: Duration) {
+        let now_ms = now.as_millis() as u64;
+        let mut due = 0;
+        while let Some((at, id)) = self.deadlines.pop(now_ms) {
+            if let Some(conn) = self.conns.get_mut(id)
+                && conn.armed_ms == at
+            {
+                conn.armed_ms = 0;
+                due += 1;
+                self.on_deadline(now, id);
+            }
+        }
+        self.sheet.timers(due);
     }
 
     // --------------------------------------------------------------------------------------------------------- out --

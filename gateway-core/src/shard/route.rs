@@ -15,6 +15,7 @@ use crate::{
     config::WhenFull,
     identity::{ConnId, ShardIndex, shard_of},
     link::Rejection,
+    timesheet::{Audience, Phase},
     ws::{Opcode, frames},
 };
 
@@ -144,16 +145,20 @@ impl Shard {
         match who {
             Who::User(user) => match self.users.find(user) {
                 Some(user) => {
+                    let was = self.sheet.enter(Phase::Frame);
                     let message = self.message(now, &push);
                     self.deliver_to_all_of(now, user, &message, job);
                     self.recycle(message);
+                    self.sheet.enter(was);
                 }
                 None => self.nobody(job),
             },
             Who::Conn(id) if self.conns.get(*id).is_some_and(|conn| conn.is_open()) => {
+                let was = self.sheet.enter(Phase::Frame);
                 let message = self.message(now, &push);
                 self.deliver(now, *id, &message, job);
                 self.recycle(message);
+                self.sheet.enter(was);
             }
             Who::Conn(_) | Who::Gone => self.nobody(job),
         }
@@ -198,11 +203,15 @@ impl Shard {
         };
         for (shard, group) in (0..).zip(&groups) {
             if shard == self.index {
+                let was = self.sheet.enter(Phase::Fanout);
                 let message = self.message(now, &push);
                 for &at in group {
                     self.deliver_to_user(now, &users[at], &message, origin.job);
                 }
                 self.recycle(message);
+                self.sheet.enter(was);
+                let listed = group.len() as u64;
+                self.sheet.fanout(&Audience::Users, listed, listed);
             } else if !group.is_empty() {
                 let users = group.iter().map(|at| users[*at].clone()).collect();
                 let target = Target::Users(users);
@@ -301,7 +310,7 @@ impl Shard {
                     self.nobody(job);
                 } else {
                     let members = members.to_vec();
-                    self.fan_out_to(now, message, members, job);
+                    self.fan_out_to(now, message, topic, members, job);
                 }
             }
             _ => self.fan_out_to_everyone(now, message, job),

@@ -138,22 +138,30 @@ impl Shard {
         if let Some((from, forwards)) = self.held_work.take() {
             self.do_forwards(now, from, forwards);
         }
+        let depth = self.lanes.depth();
+        if depth > 0 {
+            self.metrics.time.lane_depth.record(depth as u64);
+        }
         for _ in 0..self.gateway.config.tick.lane_batches {
             if self.held_work.is_some() {
                 return;
             }
-            match self.lanes.next_work() {
-                Some(Work::Commands(from, forwards)) => {
+            let Some((waited, work)) = self.lanes.next_work() else {
+                return;
+            };
+            let waited = waited.as_nanos() as u64;
+            self.metrics.time.lane_wait_nanos.record(waited);
+            match work {
+                Work::Commands(from, forwards) => {
                     self.do_forwards(now, from, forwards.into());
                 }
-                Some(Work::Events(events)) => self.take_events(now, events),
-                Some(Work::Returned(receiver, items)) => {
+                Work::Events(events) => self.take_events(now, events),
+                Work::Returned(receiver, items) => {
                     self.take_returned(now, receiver, items);
                 }
-                Some(Work::Directory { from, to, frames }) => {
+                Work::Directory { from, to, frames } => {
                     self.take_directory(from, to, frames);
                 }
-                None => return,
             }
         }
     }
@@ -161,6 +169,7 @@ impl Shard {
     /// Does commands of another shard; neighbours of one job are answered together.
     fn do_forwards(&mut self, now: Duration, from: ShardIndex, mut forwards: VecDeque<Forward>) {
         let mut together: Option<(u64, JobId)> = None;
+        let waiting = forwards.len();
         while let Some(Forward { job, command }) = forwards.pop_front() {
             let (receipt, alone) = match &command {
                 Command::Push(push) => {
@@ -189,8 +198,9 @@ impl Shard {
                 Done::Refused(rejection) => self.metrics.rejected.count(rejection.label()),
                 Done::Blocked(command) => {
                     forwards.push_front(Forward { job, command });
+                    self.sheet.lane(from, (waiting - forwards.len()) as u64);
                     self.held_work = Some((from, forwards));
-                    break;
+                    return self.end_together(&mut together);
                 }
             }
             if let Some(job) = local.and_then(|local| self.ledger.jobs.get(local)) {
@@ -200,6 +210,7 @@ impl Shard {
                 self.end_together(&mut together);
             }
         }
+        self.sheet.lane(from, waiting as u64);
         self.end_together(&mut together);
     }
 

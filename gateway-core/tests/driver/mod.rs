@@ -156,6 +156,11 @@ impl Logic {
         }
     }
 
+    /// Its end of the connection.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// `PushStream` of all messages.
     pub fn push_all(
         &mut self,

@@ -124,7 +124,8 @@ impl Reactor {
     fn accept_from(&mut self, listener: &mut Listener, now: Duration) -> State {
         for _ in 0..ACCEPTS {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match acceptfrom_with(&listener.fd, flags) {
+            let accepted = self.sheet.kernel(|| acceptfrom_with(&listener.fd, flags));
+            match accepted {
                 Ok((fd, peer)) => {
                     listener.rest = REST.0;
                     match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {

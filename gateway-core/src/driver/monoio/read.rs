@@ -27,6 +27,7 @@ impl Reactor {
     pub(super) fn take_ready(&mut self, now: Duration) {
         for _ in 0..TOKENS {
             let Some(token) = ready::pop() else { return };
+            self.taken += 1;
             match token {
                 Token::Bell => self.bell_rang(),
                 Token::Listener(at) => self.listener_ready(at),
@@ -107,7 +108,10 @@ impl Reactor {
             return 0;
         };
         let buffer = &mut self.buffer[..limit];
-        match recv(&socket.fd, &mut *buffer, RecvFlags::DONTWAIT) {
+        let received = self
+            .sheet
+            .kernel(|| recv(&socket.fd, &mut *buffer, RecvFlags::DONTWAIT));
+        match received {
             Ok((_, 0)) => self.lost(now, id, Closed::Eof),
             Ok((_, n)) => {
                 let received = match id {

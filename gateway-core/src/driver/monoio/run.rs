@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     io,
     os::fd::AsFd,
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -14,10 +15,12 @@ use crate::{
     driver::{
         Clock, Seat,
         mailbox::{Mailbox, Order, Port},
+        watch,
     },
     identity::SocketId,
     metrics::Metrics,
     shard::Shard,
+    timesheet::{Rest, Timesheet},
 };
 
 use super::{
@@ -44,6 +47,7 @@ pub(super) struct Reactor {
     pub(super) bell_interest: Interest,
     pub(super) ports: Vec<Port>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) sheet: Rc<Timesheet>,
     pub(super) clock: Clock,
     /// All reads of all sockets go through this one buffer.
     pub(super) buffer: Box<[u8]>,
@@ -55,6 +59,8 @@ pub(super) struct Reactor {
     pub(super) rearm: Vec<SocketId>,
     /// Something is left for the next tick, which must not wait.
     pub(super) again: bool,
+    /// Sockets that were ready in this tick.
+    pub(super) taken: u64,
     pump: Pump,
     timer: Timer,
 }
@@ -83,13 +89,11 @@ impl Reactor {
             listeners.push(Some(Listener::new(Fd::new(grpc.into())?, Peers::Services)));
         }
         let bell = Fd::new(seat.mailbox.bell().as_fd().try_clone_to_owned()?)?;
+        let metrics = Arc::clone(&seat.metrics);
+        let shard = Shard::new(seat.gateway, metrics, seat.lanes, seat.seed);
         let mut reactor = Self {
-            shard: Shard::new(
-                seat.gateway,
-                Arc::clone(&seat.metrics),
-                seat.lanes,
-                seat.seed,
-            ),
+            sheet: watch::start(&shard, seat.clock),
+            shard,
             table: Table::default(),
             listeners,
             mailbox: seat.mailbox,
@@ -104,6 +108,7 @@ impl Reactor {
             links: VecDeque::new(),
             rearm: Vec::new(),
             again: false,
+            taken: 0,
             pump,
             timer: Timer::new(&seat.clock),
         };
@@ -114,6 +119,7 @@ impl Reactor {
     /// One tick. Ready: the shard has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = self.now();
+        self.sheet.begin(now);
         self.again = false;
         self.mailbox.bell().wake_up();
         if self.take_orders(now) {
@@ -129,11 +135,12 @@ impl Reactor {
         self.adopt(now);
         self.rearm();
         self.ring_others();
-        self.count(now);
+        let ended = self.count(now);
         if self.shard.is_drained() {
             return Poll::Ready(());
         }
-        self.rest(cx);
+        let rest = self.rest(cx, ended);
+        self.sheet.end(ended, rest, std::mem::take(&mut self.taken));
         Poll::Pending
     }
 
@@ -159,18 +166,19 @@ impl Reactor {
         false
     }
 
-    fn count(&self, started: Duration) {
+    /// The end of the tick.
+    fn count(&self, started: Duration) -> Duration {
         let now = self.now();
         self.metrics.ticks.add(1);
         self.metrics
             .tick_nanos
             .record((now - started).as_nanos() as u64);
         self.metrics.heartbeat_nanos.set(now.as_nanos() as u64);
+        now
     }
 
     /// Goes on after a look at the completions if something is left; sleeps otherwise, until the next deadline at most.
-    fn rest(&mut self, cx: &mut Context<'_>) {
-        let now = self.now();
+    fn rest(&mut self, cx: &mut Context<'_>, now: Duration) -> Rest {
         let deadline = self.next_deadline(now);
         if self.again
             || self.shard.has_work()
@@ -178,16 +186,19 @@ impl Reactor {
             || !self.links.is_empty()
             || deadline <= now
         {
-            return self.pump.again();
+            self.pump.again();
+            return Rest::GoesOn;
         }
         let bell = self.mailbox.bell();
         bell.fall_asleep();
         // What came before the bell knew is in the mailbox, or work in the lanes.
         if self.mailbox.is_empty() && !self.shard.has_work() {
             self.timer.wake_at(&self.clock, deadline, cx);
+            Rest::Sleeps
         } else {
             bell.wake_up();
             self.pump.again();
+            Rest::GoesOn
         }
     }
 

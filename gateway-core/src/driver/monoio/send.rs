@@ -52,7 +52,7 @@ impl Reactor {
         }
         let wanted = bytes.len();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match send(&socket.fd, bytes, flags) {
+        match self.sheet.kernel(|| send(&socket.fd, bytes, flags)) {
             Ok(n) => {
                 if n < wanted {
                     socket.await_writable();
