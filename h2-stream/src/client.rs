@@ -202,6 +202,12 @@ impl Client {
         self.transport.send(id.0, |out| out.push_encoded(message))
     }
 
+    /// [`send`](Self::send) for whole messages that have their prefixes
+    /// ([`append_message`](crate::append_message)): many for the price of one.
+    pub fn send_framed(&mut self, id: StreamId, messages: &[u8]) -> bool {
+        self.transport.send(id.0, |out| out.push_framed(messages))
+    }
+
     /// Says, behind the queued messages, that no more will come.
     pub fn half_close(&mut self, id: StreamId) {
         self.transport.send(id.0, |out| {

@@ -105,5 +105,6 @@ pub use client::{Client, OpenError};
 pub use config::Config;
 pub use event::{ClientEvent, CloseReason, Counters, ServerEvent, StreamId};
 pub use metadata::{InvalidMetadata, Metadata};
+pub use prefix::{PREFIX, append_message};
 pub use server::Server;
 pub use status::{Code, Status};

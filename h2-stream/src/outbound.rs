@@ -69,6 +69,14 @@ impl Outbound {
         self.is_open() && prefix::append_encoded(&mut self.queue, message)
     }
 
+    /// [`Outbound::push`] for messages that have their prefixes.
+    pub(crate) fn push_framed(&mut self, messages: &[u8]) -> bool {
+        if self.is_open() {
+            self.queue.extend_from_slice(messages);
+        }
+        self.is_open()
+    }
+
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }

@@ -5,8 +5,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::inflate::{self, InflateError};
 
-/// Bytes before each message.
-pub(crate) const PREFIX: usize = 5;
+/// Bytes before each message: one of flags, four of length (gRPC over HTTP/2, "Length-Prefixed-Message").
+pub const PREFIX: usize = 5;
 
 /// Why a message is refused. The peer must act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,16 +165,35 @@ impl Assembler {
 pub(crate) fn append(buffer: &mut BytesMut, message: &impl prost::Message) -> bool {
     let start = buffer.len();
     buffer.put_slice(&[0; PREFIX]);
-    message
-        .encode(buffer)
-        .expect("BytesMut grows, so encoding never lacks room");
-    let length = buffer.len() - start - PREFIX;
-    let Ok(length) = u32::try_from(length) else {
+    // Not `encode`, which would measure the message once more: a growing buffer never lacks room.
+    message.encode_raw(buffer);
+    let fits = write_length(&mut buffer[start..]);
+    if !fits {
         buffer.truncate(start);
-        return false;
-    };
-    buffer[start + 1..start + PREFIX].copy_from_slice(&length.to_be_bytes());
-    true
+    }
+    fits
+}
+
+/// Appends a message with its prefix, for [`Client::send_framed`](crate::Client::send_framed); false,
+/// and nothing appended, when it has 4 GiB or more.
+pub fn append_message(buffer: &mut Vec<u8>, message: &impl prost::Message) -> bool {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; PREFIX]);
+    message.encode_raw(buffer);
+    let fits = write_length(&mut buffer[start..]);
+    if !fits {
+        buffer.truncate(start);
+    }
+    fits
+}
+
+/// Writes into its prefix how long a message is; false when that is too long.
+fn write_length(framed: &mut [u8]) -> bool {
+    let length = u32::try_from(framed.len() - PREFIX);
+    if let Ok(length) = length {
+        framed[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    }
+    length.is_ok()
 }
 
 /// [`append`] for a message that is encoded already.
@@ -215,6 +234,16 @@ mod tests {
         assert_eq!(&assembler.next().unwrap().unwrap().message[..], b"second");
         assert_eq!(assembler.next(), Ok(None));
         assert_eq!(assembler.take_early_credit(), 0);
+    }
+
+    #[test]
+    fn messages_are_framed_the_same_wherever_they_are_encoded() {
+        let message = "a message".to_owned();
+        let (mut bytes, mut vec) = (BytesMut::new(), Vec::new());
+        assert!(append(&mut bytes, &message) && append_message(&mut vec, &message));
+        assert_eq!(bytes, vec);
+        let encoded = prost::Message::encode_to_vec(&message);
+        assert_eq!(bytes, framed(&[encoded]));
     }
 
     #[test]

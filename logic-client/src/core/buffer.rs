@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::core::returned::ReturnReason;
 
 use ages::Ages;
-pub(crate) use item::{Item, Load, Stamp, name};
+pub(crate) use item::{Item, Label, Load, Stamp, name};
 
 /// Gaps that are worth closing.
 const MANY_GAPS: usize = 64;

@@ -85,17 +85,13 @@ impl Link {
     pub(crate) fn resend(&mut self, stream: &mut Stream, now: Duration) -> bool {
         let room = self.room_for_any(stream);
         let Self { http, call, .. } = self;
-        stream.resend(now, room, |frame| {
-            http.send(*call, frame);
-        })
+        stream.resend(now, room, |outgoing| outgoing.send(http, *call))
     }
 
     /// Sends what came out of the buffer into the stream's inbox.
     pub(crate) fn commands(&mut self, stream: &mut Stream, now: Duration) {
         let Self { http, call, .. } = self;
-        stream.commands(now, |frame| {
-            http.send(*call, frame);
-        });
+        stream.commands(now, |outgoing| outgoing.send(http, *call));
     }
 
     /// The application has handled events of `credit` bytes that came on this connection.

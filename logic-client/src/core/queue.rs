@@ -253,7 +253,8 @@ impl Queue {
             state.buffer.expire(now, gave_way);
         }
         // What the runner has begins with this one, until it tells otherwise.
-        state.report.oldest = inbox.front().map(Item::place);
+        let newest = inbox.front().map(Item::place);
+        state.report.oldest = state.report.oldest.or(newest);
         let taken = Taken {
             any,
             handled: state.handled.take(),

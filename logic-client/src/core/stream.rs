@@ -51,7 +51,7 @@ use crate::error::{GatewayError, PushError};
 use crate::event::{Event, What};
 use crate::stats::{Counters, StreamState};
 
-use numbered::Numbered;
+use outgoing::Outgoing;
 use retained::Retained;
 
 /// What never changes in a stream's life.
@@ -175,6 +175,8 @@ pub(crate) struct Stream {
     sequence: u64,
     /// The highest number the gateway's session is known to have taken.
     acked: u64,
+    /// Taken out of the buffer, and without a number yet.
+    inbox: VecDeque<Item>,
     retained: Retained,
     /// Since when the stream is not open.
     broken: Option<Duration>,
@@ -248,6 +250,7 @@ impl Stream {
             other_epochs: 0,
             sequence: 0,
             acked: 0,
+            inbox: VecDeque::new(),
             retained: Retained::default(),
             broken: None,
             receipts: BTreeMap::new(),
@@ -298,34 +301,34 @@ impl Stream {
         &mut self,
         now: Duration,
         mut room: usize,
-        mut send: impl FnMut(&Numbered<'_>),
+        mut send: impl FnMut(Outgoing<'_>),
     ) -> bool {
         let mut any = false;
         while room > 0
             && self.open.is_some()
-            && let Some(item) = self.retained.next_unsent(now)
+            && let Some(size) = self.retained.send_again(now, &mut send)
         {
             any = true;
             self.counters.resent += 1;
-            room = room.saturating_sub(item.size());
-            send(&numbered(item));
+            room = room.saturating_sub(size);
         }
         any
     }
 
     /// Where the buffer puts what is to be sent; [`Stream::commands`] must follow.
     pub(crate) fn inbox(&mut self) -> &mut VecDeque<Item> {
-        self.retained.inbox()
+        &mut self.inbox
     }
 
     /// Numbers what came out of the buffer, and gives it to `send`. Only when
     /// [`Stream::takes_commands`].
-    pub(crate) fn commands(&mut self, now: Duration, mut send: impl FnMut(&Numbered<'_>)) {
-        while let Some(item) = self.retained.next_new() {
+    pub(crate) fn commands(&mut self, now: Duration, mut send: impl FnMut(Outgoing<'_>)) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for item in &mut inbox {
             if let Some(ticket) = item.ticket {
                 if self.receipts.len() >= self.rules.receipts {
                     self.counters.over_receipts += 1;
-                    self.retained.pass_over();
+                    self.retained.pass_over(item);
                     self.settle(Some(ticket), Err(PushError::TooManyReceipts));
                     continue;
                 }
@@ -333,13 +336,13 @@ impl Stream {
             }
             self.sequence += 1;
             self.counters.sent += 1;
-            if let Some(item) = self.retained.number(now, self.sequence) {
-                send(&numbered(item));
-            }
-            if !self.rules.resume {
-                self.retained.forget_last();
-            }
+            item.sequence = self.sequence;
+            let keeps = self.rules.resume;
+            self.retained.send(now, item, keeps, &mut send);
         }
+        self.retained.flush(self.rules.resume, &mut send);
+        inbox.clear();
+        self.inbox = inbox;
     }
 
     /// The application has handled the events of a connection up to `id`.
@@ -443,13 +446,6 @@ impl Stream {
     }
 }
 
-fn numbered(item: &Item) -> Numbered<'_> {
-    Numbered {
-        sequence: item.sequence,
-        body: &item.body,
-    }
-}
-
 fn frame(sequence: u64, body: Body) -> LogicFrame {
     LogicFrame {
         sequence,
@@ -462,9 +458,10 @@ fn describe(gateway_id: &str, shard: u32, epoch: u64) -> String {
 }
 
 mod ending;
+mod frames;
 mod greeting;
 mod inbound;
-mod numbered;
+mod outgoing;
 mod retained;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
-use gateway_proto::v1::{self, ClientAck, Delivery, MessageRequest, ReceiptMode, subscribe};
+use gateway_proto::v1::{self, Delivery, MessageRequest, ReceiptMode, subscribe};
 
 use crate::core::receipts::Ticket;
 use crate::push::{Priority, Push};
@@ -46,16 +46,24 @@ pub(crate) struct Item {
     pub(crate) expires: Option<Duration>,
     /// Who waits for the receipt.
     pub(crate) ticket: Option<Ticket>,
-    /// 0: the command itself is gone, and only its number is left.
     size: usize,
     /// Its number on the wire; 0: none yet.
     pub(crate) sequence: u64,
-    /// The gateway has dealt with it, as its answer shows.
-    pub(crate) answered: bool,
     /// Its place among all commands the buffer ever took.
     pub(super) place: u64,
     /// Stands for target and conflation key, in the buffer it is in.
     pub(super) conflates: Option<u64>,
+}
+
+/// What is to be known of an [`Item`] when the command itself is kept elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Label {
+    stamp: Stamp,
+    pub(crate) expires: Option<Duration>,
+    ticket: Option<Ticket>,
+    pub(crate) size: usize,
+    pub(crate) sequence: u64,
+    place: u64,
 }
 
 /// How much room commands take.
@@ -88,7 +96,6 @@ impl Item {
             expires,
             ticket: None,
             sequence: 0,
-            answered: false,
             place: 0,
             conflates: None,
         }
@@ -127,16 +134,16 @@ impl Item {
         Some(Push { request, ttl })
     }
 
-    /// Takes the command out, and leaves its number.
-    pub(crate) fn take(&mut self) -> Self {
-        let rest = Self {
-            size: 0,
+    /// All of it but the command itself.
+    pub(crate) fn label(&self) -> Label {
+        Label {
+            stamp: self.stamp,
+            expires: self.expires,
+            ticket: self.ticket,
+            size: self.size,
             sequence: self.sequence,
-            answered: self.answered,
             place: self.place,
-            ..Self::new(self.stamp, Body::ClientAck(ClientAck::default()), None)
-        };
-        std::mem::replace(self, rest)
+        }
     }
 
     pub(crate) fn place(&self) -> u64 {
@@ -178,10 +185,25 @@ impl Item {
     pub(super) fn parts_pushes(&self) -> bool {
         matches!(self.body, Body::Unsubscribe(_) | Body::Disconnect(_))
     }
+}
 
-    /// About how many bytes the command takes, in memory and on the wire.
-    pub(crate) fn size(&self) -> usize {
-        self.size
+impl Label {
+    /// The item again.
+    pub(crate) fn with(self, body: Body) -> Item {
+        Item {
+            stamp: self.stamp,
+            body,
+            expires: self.expires,
+            ticket: self.ticket,
+            size: self.size,
+            sequence: self.sequence,
+            place: self.place,
+            conflates: None,
+        }
+    }
+
+    pub(crate) fn place(&self) -> u64 {
+        self.place
     }
 }
 

@@ -152,12 +152,12 @@ impl Stream {
             Up::Ack(ack) => self.acked_to(ack.sequence),
             Up::Receipt(receipt) => {
                 // An Ack may come later, or never.
-                self.retained.take_out(receipt.sequence);
+                self.retained.answered(receipt.sequence);
                 let ticket = self.receipts.remove(&receipt.sequence);
                 self.settle(ticket, Ok(Receipt::from_wire(&receipt)));
             }
             Up::Result(result) => {
-                self.retained.take_out(result.sequence);
+                self.retained.answered(result.sequence);
                 let ticket = self.receipts.remove(&result.sequence);
                 let answered = ticket.map(|ticket| Output::Answered(ticket, result));
                 self.outputs.extend(answered);

@@ -94,7 +94,7 @@ fn item(stamp: u64) -> Item {
 fn send(stream: &mut Stream, now: Duration, buffer: &mut Buffer, room: usize) -> Vec<LogicFrame> {
     let mut frames = Vec::new();
     buffer.take(now, room, stream.inbox(), &mut Vec::new());
-    stream.commands(now, |frame| frames.push(frame.to_frame()));
+    stream.commands(now, |out| frames.extend(out.frames()));
     frames
 }
 

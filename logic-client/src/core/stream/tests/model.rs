@@ -120,7 +120,7 @@ impl World {
         };
         let mut frames = Vec::new();
         self.stream
-            .resend(self.now, room, |frame| frames.push(frame.to_frame()));
+            .resend(self.now, room, |out| frames.extend(out.frames()));
         if self.stream.takes_commands() {
             let mut gave_way = Vec::new();
             let inbox = self.stream.inbox();
@@ -129,7 +129,7 @@ impl World {
                 self.hand_back(&item, reason);
             }
             self.stream
-                .commands(self.now, |frame| frames.push(frame.to_frame()));
+                .commands(self.now, |out| frames.extend(out.frames()));
         }
         if let Some((run, id)) = self.handled.take() {
             self.stream.acknowledge(run, id);

@@ -99,10 +99,10 @@ impl World {
     }
 
     fn resend(&mut self, now: Duration, room: usize) -> Vec<u64> {
-        let mut numbers = Vec::new();
+        let mut frames = Vec::new();
         self.stream
-            .resend(now, room, |frame| numbers.push(frame.sequence));
-        numbers
+            .resend(now, room, |out| frames.extend(out.frames()));
+        frames.iter().map(|frame| frame.sequence).collect()
     }
 
     fn ack(&mut self, run: u64, sequence: u64) {
