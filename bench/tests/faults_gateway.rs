@@ -152,6 +152,29 @@ fn gateway_frozen_until_its_links_are_given_up_resumes_without_loss() {
     assert_eq!(load.stats().total().unknown, 0);
 }
 
+#[test]
+fn gateway_that_advertises_shards_where_nobody_listens_is_served_through_its_common_port() {
+    // The host it tells for its shards' ports is one where nothing is bound.
+    let _alone = alone();
+    let launch = ringway_somewhere(2).setting("RINGWAY_GRPC_ADVERTISE_HOST", "127.77.0.1");
+    let gateway = launch.start().unwrap();
+    let users = Users::start(&[gateway.ws], 20);
+    let began = Instant::now();
+    let load = Load::start(
+        service_of(std::slice::from_ref(&gateway)),
+        &users.names,
+        1_000,
+        Way::FireAndForget,
+    );
+    load.wait_for_pushed(1_000);
+    let warned = load.first_notice(began, |what| *what == What::CommonPort);
+    assert!(warned.is_some(), "the notice");
+    let streams = load.stats().streams;
+    assert!(streams.len() == 1 && streams[0].common_port, "{streams:?}");
+    load.stop();
+    everything_arrives_once(&users, load.pushed());
+}
+
 fn service_of(gateways: &[Gateway]) -> logic_client::Builder {
     let addresses = gateways.iter().map(|gateway| gateway.grpc.to_string());
     addresses.fold(LogicClient::builder(), |builder, address| {

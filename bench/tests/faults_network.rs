@@ -113,6 +113,37 @@ fn links_cut_again_and_again_in_one_direction_or_both_double_nothing() {
     everything_arrives_once(&users, &load);
 }
 
+#[test]
+#[ignore = "needs root, ip and nft: .ci/faults runs it"]
+fn shards_behind_a_firewall_are_reached_through_the_common_port_until_their_own_are_open() {
+    let _alone = alone();
+    let network = Network::new();
+    let gateway = network.launch(ringway().shards(2)).start().unwrap();
+    network.cut(&gateway, Cut::Shards);
+    let users = Users::start(&[gateway.ws], 10);
+    let service = LogicClient::builder().gateway(gateway.grpc.to_string());
+    let service = service.attempt_timeout(Duration::from_secs(1));
+    let start = Instant::now();
+    let load = Load::start(service, &users.names, 200, Way::FireAndForget);
+    load.wait_for_pushed(200);
+    let turned = |wanted: &What| {
+        wait_for("the turn", || {
+            load.first_notice(start, |what| what == wanted)
+        })
+    };
+    turned(&What::CommonPort);
+    assert!(load.stats().streams.iter().all(|stream| stream.common_port));
+
+    network.heal();
+    let healed = Instant::now();
+    let back = turned(&What::ShardPorts) - healed;
+    assert!(back < Duration::from_secs(40), "after {back:?}");
+    load.wait_for_pushed(200);
+    load.stop();
+    everything_arrives_once(&users, &load);
+    println!("shards' own ports are used again {back:?} after they are open");
+}
+
 fn links(gateway: &Gateway) -> f64 {
     Metrics::read(gateway.admin)
         .unwrap()
@@ -142,6 +173,8 @@ enum Cut {
     BothWays,
     ToGateway,
     FromGateway,
+    /// What goes to any port of the gateway but its common ones.
+    Shards,
 }
 
 /// This namespace — one in the middle — one for gateways. They are gone when this is dropped.
@@ -232,10 +265,18 @@ impl Network {
         let others = format!("{{ {}, {} }}", gateway.ws.port(), gateway.admin.port());
         let to = format!("ip daddr {} tcp dport != {others} drop", Self::GATEWAY);
         let from = format!("ip saddr {} tcp sport != {others} drop", Self::GATEWAY);
+        let known = format!(
+            "{{ {}, {}, {} }}",
+            gateway.ws.port(),
+            gateway.admin.port(),
+            gateway.grpc.port()
+        );
+        let shards = format!("ip daddr {} tcp dport != {known} drop", Self::GATEWAY);
         let rules = match cut {
             Cut::BothWays => vec![to, from],
             Cut::ToGateway => vec![to],
             Cut::FromGateway => vec![from],
+            Cut::Shards => vec![shards],
         };
         for rule in rules {
             run(&format!(

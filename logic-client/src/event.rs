@@ -129,6 +129,12 @@ pub enum What {
         /// What it says.
         trouble: String,
     },
+    /// The ports of the gateway's shards are out of reach: one stream through its common port takes
+    /// the place of those to the shards. Commands take another hop, and the stream cannot resume. The
+    /// shards' ports are tried again about every 30 s.
+    CommonPort,
+    /// A shard can be reached at its own port again: so are they all from now on.
+    ShardPorts,
     /// A newer connection took the place of the one the stream had; nothing is lost.
     Replaced,
     /// Commands that were sent are not acknowledged and will not be: they may have been done or not.
@@ -164,6 +170,17 @@ impl fmt::Display for Notice {
             What::Resolver { trouble } => return write!(f, "finding gateways: {trouble}"),
             What::GatewayAdded => return write!(f, "gateway {}: added", self.gateway),
             What::GatewayRemoved => return write!(f, "gateway {}: removed", self.gateway),
+            What::CommonPort => {
+                return write!(
+                    f,
+                    "gateway {}: its shards' ports are out of reach, using the common port; open them, or \
+                     correct what the gateway advertises",
+                    self.gateway
+                );
+            }
+            What::ShardPorts => {
+                return write!(f, "gateway {}: using its shards' ports again", self.gateway);
+            }
             _ => write!(f, "gateway {} shard {}: ", self.gateway, self.shard)?,
         }
         match &self.what {
@@ -173,7 +190,11 @@ impl fmt::Display for Notice {
             What::Unknown { count } => write!(f, "{count} commands may have been done or not"),
             What::CommandReturned { command, reason } => write!(f, "{command}: {reason}"),
             What::SharedSession => f.write_str("somebody shares the session; taking another"),
-            What::GatewayAdded | What::GatewayRemoved | What::Resolver { .. } => Ok(()),
+            What::GatewayAdded
+            | What::GatewayRemoved
+            | What::CommonPort
+            | What::ShardPorts
+            | What::Resolver { .. } => Ok(()),
             What::Rejected(rejection) => rejection.fmt(f),
             What::Draining { remaining_ms } => write!(f, "draining, {remaining_ms} ms left"),
         }

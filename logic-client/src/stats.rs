@@ -49,6 +49,10 @@ pub struct StreamStats {
     pub gateway: String,
     /// The shard the stream leads to.
     pub shard: u32,
+    /// The ports of the gateway's shards are out of reach: the stream leads through the common port to
+    /// any shard, which passes on what is for others; `shard` is 0. What was not acknowledged when it
+    /// breaks is handed back as unknown.
+    pub common_port: bool,
     /// What the stream is doing.
     pub state: StreamState,
     /// Commands that wait to be sent.

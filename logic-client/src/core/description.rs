@@ -15,6 +15,8 @@ pub struct Description {
     pub(crate) gateway: DescribeResponse,
     /// One per shard.
     pub(crate) addresses: Vec<String>,
+    /// Where it said so: its common port.
+    pub(crate) common: Option<String>,
 }
 
 impl Description {
@@ -50,6 +52,12 @@ impl Description {
             None => given.clone(),
         };
         let addresses = gateway.shard_addresses.iter().map(full).collect();
-        Ok(Self { gateway, addresses })
+        // Somebody who has no ports, as a simulator, has no such one either.
+        let common = (peer.port() != 0).then(|| peer.to_string());
+        Ok(Self {
+            gateway,
+            addresses,
+            common,
+        })
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Gateway {
     standing: Standing,
     /// It is in the set no more, but goes only when those that take its place were tried.
     leaving: bool,
+    /// Its shards' own ports are out of reach: there is one stream, through its common port.
+    common: bool,
     /// Wakes whoever polls its seeker.
     wake: Arc<Notify>,
 }
@@ -210,24 +212,28 @@ impl Mesh {
             });
         }
         adopted.standing = Standing::Found;
+        let common = adopted.common;
         let old = routes.router.route(gateway);
         let old = old.map_or(Vec::new(), |route| route.shards.clone());
-        let dialled = self.dialled_shards(description.gateway.shards);
-        let known = old.iter().map(|queue| queue.shard);
-        let same = known.eq(dialled.iter().copied())
+        let dialled = match common {
+            true => vec![0],
+            false => self.dialled_shards(description.gateway.shards),
+        };
+        let known = old.iter().map(|queue| (queue.common, queue.shard));
+        let same = known.eq(dialled.iter().map(|shard| (common, *shard)))
             && (self.presence.is_off() || self.epoch_of(&routes, gateway) == Some(epoch));
         let shards = if same {
             old.clone()
         } else {
             let shards = dialled.into_iter();
             shards
-                .map(|shard| self.queue(gateway, &address, shard))
+                .map(|shard| self.queue(gateway, &address, shard, common))
                 .collect()
         };
         let route = Route {
             epoch,
             shards: shards.clone(),
-            whole: self.settings.streams == Streams::One,
+            whole: common || self.settings.streams == Streams::One,
             limits: description.gateway.limits.unwrap_or_default(),
         };
         routes.router.set(gateway, route);
@@ -347,13 +353,20 @@ impl Mesh {
         routes.router.route(gateway).map(|route| route.epoch)
     }
 
-    fn queue(&self, gateway: GatewayId, address: &Arc<str>, shard: u32) -> Arc<Queue> {
+    fn queue(
+        &self,
+        gateway: GatewayId,
+        address: &Arc<str>,
+        shard: u32,
+        common: bool,
+    ) -> Arc<Queue> {
         let index = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let bounds = self.settings.buffer;
         Arc::new(Queue::new(
             gateway,
             Arc::clone(address),
             shard,
+            common,
             index,
             bounds,
         ))
@@ -396,6 +409,7 @@ impl Gateway {
             told_epoch: endpoint.epoch,
             standing: Standing::Untried,
             leaving: false,
+            common: false,
             wake: Arc::default(),
         }
     }
@@ -418,6 +432,12 @@ impl Routes {
     fn gateway_mut(&mut self, gateway: GatewayId) -> Option<&mut Gateway> {
         let mut gateways = self.gateways.iter_mut();
         gateways.find(|known| known.id == gateway)
+    }
+
+    /// Whether a gateway is to be reached through its common port; says whether that is a change.
+    pub(super) fn set_common(&mut self, gateway: GatewayId, common: bool) -> bool {
+        let gateway = self.gateway_mut(gateway);
+        gateway.is_some_and(|known| std::mem::replace(&mut known.common, common) != common)
     }
 
     /// The resolver says which run of a gateway there is. If that is news, and another than the

@@ -13,7 +13,7 @@ use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
 use tokio::sync::{Notify, oneshot};
 
-use crate::builder::{Settings, Streams};
+use crate::builder::Settings;
 use crate::core::buffer::{GaveWay, Item, name};
 use crate::core::check::check;
 use crate::core::gateways::Gateway;
@@ -96,7 +96,7 @@ impl Mesh {
     pub(crate) fn new(settings: Settings, session: [u8; 16]) -> Self {
         let told = !settings.resolves;
         Self {
-            presence: Presence::new(settings.locate, settings.streams == Streams::One),
+            presence: Presence::new(settings.locate),
             settings,
             session,
             inbox: Arc::default(),
@@ -448,6 +448,7 @@ impl Mesh {
             What::Lost { .. }
             | What::Unknown { .. }
             | What::SharedSession
+            | What::CommonPort
             | What::Resolver { .. } => tracing::warn!("{notice}"),
             // One a command would flood the log; they are counted.
             What::Rejected(_) | What::CommandReturned { .. } => tracing::debug!("{notice}"),

@@ -8,7 +8,8 @@
 //! - [`link`] is one connection of a stream: bytes to frames and back;
 //! - [`returned`] says what is handed back, and why;
 //! - [`receipts`] puts the answers of several streams together;
-//! - [`mesh`] is what all streams share, [`gateways`] how it follows what gateways become;
+//! - [`mesh`] is what all streams share, [`gateways`] how it follows what gateways become,
+//!   [`common_port`] how it reaches one whose shards' ports are closed;
 //! - [`directory`] knows which users are where, [`locate`] routes by it, [`query`] puts answers of
 //!   several streams together, [`presence`] is what the mesh keeps of all that;
 //! - [`queue`] is what callers and the runner of one stream share, [`inbox`] what clients did, on
@@ -19,6 +20,7 @@
 pub(crate) mod backoff;
 pub(crate) mod buffer;
 pub(crate) mod check;
+pub(crate) mod common_port;
 pub(crate) mod description;
 pub(crate) mod directory;
 pub(crate) mod gateways;

@@ -29,8 +29,6 @@ use crate::stats::DirectoryStats;
 /// Where users are, and who has asked.
 #[derive(Debug)]
 pub(crate) struct Presence {
-    /// One stream tells of all shards of a gateway.
-    whole: bool,
     /// `None`: nobody wants to know.
     directory: Option<RwLock<Directory>>,
     queries: Mutex<Queries<oneshot::Sender<Answers>>>,
@@ -39,10 +37,8 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// `whole`: one stream tells of all shards of a gateway.
-    pub(crate) fn new(locate: Locate, whole: bool) -> Self {
+    pub(crate) fn new(locate: Locate) -> Self {
         Self {
-            whole,
             directory: (locate == Locate::Directory).then(RwLock::default),
             queries: Mutex::default(),
             names: RwLock::default(),
@@ -68,9 +64,8 @@ impl Presence {
         self.change(|directory| directory.forget(gateway.0));
     }
 
-    /// The stream to a shard is not open any more.
-    pub(crate) fn lost(&self, gateway: GatewayId, shard: u32) {
-        let shard = Some(shard).filter(|_| !self.whole);
+    /// The stream to a shard is not open any more, or that to all of them (`None`).
+    pub(crate) fn lost(&self, gateway: GatewayId, shard: Option<u32>) {
         self.change(|directory| directory.lost(gateway.0, shard));
     }
 

@@ -22,6 +22,8 @@ pub struct Queue {
     pub(crate) gateway: GatewayId,
     pub(crate) address: Arc<str>,
     pub(crate) shard: u32,
+    /// It leads to whichever shard answers at the gateway's common port.
+    pub(crate) common: bool,
     /// Names the stream among all the client ever has.
     pub(crate) index: u32,
     state: Mutex<State>,
@@ -103,6 +105,7 @@ impl Queue {
         gateway: GatewayId,
         address: Arc<str>,
         shard: u32,
+        common: bool,
         index: u32,
         bounds: Bounds,
     ) -> Self {
@@ -121,6 +124,7 @@ impl Queue {
             gateway,
             address,
             shard,
+            common,
             index,
             state: Mutex::new(state),
             wake: Notify::new(),
@@ -322,6 +326,7 @@ impl Queue {
         StreamStats {
             gateway: self.address.to_string(),
             shard: self.shard,
+            common_port: self.common,
             state: state.report.state,
             buffered: state.buffer.len(),
             buffered_bytes: state.buffer.bytes(),

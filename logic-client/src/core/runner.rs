@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::builder::Streams;
 use crate::core::buffer::GaveWay;
+use crate::core::common_port::{Doubts, LOOK};
 use crate::core::inbox::Delivery;
 use crate::core::link::Link;
 use crate::core::mesh::Mesh;
@@ -62,6 +63,9 @@ pub struct Runner {
     connections: Vec<Connection>,
     attempt: Attempt,
     replacement: Replacement,
+    doubts: Doubts,
+    /// Streams to the shards, which begin when this one, through the common port, has ended.
+    successors: Vec<Arc<Queue>>,
     health: Health,
     wishes: VecDeque<Wish>,
     /// Answers of the gateway about itself from then on count.
@@ -98,7 +102,8 @@ impl Runner {
             session: mesh.session,
             index: queue.index,
             shard: queue.shard,
-            whole: settings.streams == Streams::One,
+            any_shard: queue.common,
+            whole: queue.common || settings.streams == Streams::One,
             receive: settings.receive,
             directory: settings.locate == Locate::Directory,
         };
@@ -112,8 +117,15 @@ impl Runner {
         };
         let seed = mesh.seed(u64::from(queue.index) + 1);
         let stream = Stream::new(identity, rules, seed, Arc::clone(&settings.entropy));
+        // A connection to another shard could not go on where this one is.
+        let age = match queue.common {
+            true => LOOK,
+            false => settings.max_stream_age,
+        };
         Self {
-            replacement: Replacement::new(settings.max_stream_age, !seed),
+            replacement: Replacement::new(age, !seed),
+            doubts: Doubts::default(),
+            successors: Vec::new(),
             mesh,
             queue,
             stream,
@@ -255,15 +267,19 @@ impl Runner {
         self.is_down();
         self.queue.publish(&mut self.stream);
         self.mesh.ended(now, &self.queue);
+        let successors = self.successors.drain(..);
+        let started = successors.map(|queue| Wish::Start { queue });
+        self.wishes.extend(started);
         self.wishes.push_back(Wish::End);
     }
 
     /// What the shard has told is out of date. Not for a stream that retires: its shard has a new stream, with a snapshot
-    /// of its own, or its gateway is gone.
+    /// of its own, or its gateway is gone. Where that one waits for this to end, it has none yet.
     fn is_down(&self) {
-        if self.queue.ending() != Ending::Retire {
-            let presence = &self.mesh.presence;
-            presence.lost(self.queue.gateway, self.queue.shard);
+        if self.queue.ending() != Ending::Retire || self.queue.common {
+            let whole = self.queue.common || self.mesh.settings.streams == Streams::One;
+            let shard = (!whole).then_some(self.queue.shard);
+            self.mesh.presence.lost(self.queue.gateway, shard);
         }
     }
 

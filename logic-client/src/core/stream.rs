@@ -62,6 +62,8 @@ pub(crate) struct Identity {
     pub(crate) session: [u8; 16],
     pub(crate) index: u32,
     pub(crate) shard: u32,
+    /// Whether any shard will do.
+    pub(crate) any_shard: bool,
     /// Whether it speaks to the whole gateway, through that shard.
     pub(crate) whole: bool,
     /// Whether it receives what clients do.

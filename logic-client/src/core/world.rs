@@ -217,9 +217,11 @@ fn describe(
         return Some(Err(unreachable(address, &"refused")));
     };
     let peer = SocketAddr::from(([127, 0, 0, 1], 9000));
-    gateway
-        .answers()
-        .then(|| Description::new(address, peer, gateway.described(address)).map(Arc::new))
+    gateway.answers().then(|| {
+        let mut described = Description::new(address, peer, gateway.described(address))?;
+        described.common = Some(format!("{address}:common"));
+        Ok(Arc::new(described))
+    })
 }
 
 impl Strand {
@@ -261,7 +263,7 @@ impl Strand {
         Some(any)
     }
 
-    /// A shard's address is "gateway:shard".
+    /// A shard's address is "gateway:shard", the common one "gateway:common".
     fn dial(
         &mut self,
         now: Duration,
@@ -270,7 +272,9 @@ impl Strand {
         to: &str,
     ) {
         let (address, shard) = to.split_once(':').unwrap();
-        let gateway = gateways.get_mut(address).filter(|gateway| !gateway.down);
+        let shard = shard.parse().ok();
+        let gateway = gateways.get_mut(address);
+        let gateway = gateway.filter(|gateway| gateway.is_reached_at(shard));
         let Some(gateway) = gateway else {
             let refused = Err(unreachable(to, &"refused"));
             self.runner.dialled(now, id, refused);
@@ -279,7 +283,7 @@ impl Strand {
         if gateway.cut {
             return;
         }
-        let peer = gateway.accept(now, shard.parse().unwrap());
+        let peer = gateway.accept(now, shard);
         self.wires.push(Wire {
             id,
             address: address.to_owned(),

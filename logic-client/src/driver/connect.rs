@@ -29,7 +29,15 @@ pub(crate) async fn connect(
     }
     let opened = timeout(patience, async {
         found(&mesh).await?;
-        open_all(&mesh.queues()).await
+        let mut queues = mesh.queues();
+        while !queues.is_empty() {
+            open_all(&queues).await?;
+            // A stream that has retired meanwhile has successors.
+            let mut all = mesh.queues();
+            all.retain(|queue| !queues.iter().any(|known| Arc::ptr_eq(known, queue)));
+            queues = all;
+        }
+        Ok(())
     });
     opened.await.unwrap_or_else(|_| Err(last_error(&mesh)))?;
     Ok(client)

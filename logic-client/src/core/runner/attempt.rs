@@ -27,6 +27,13 @@ pub(super) enum Attempt {
         expected: Expected,
         until: Duration,
     },
+    /// To see whether a shard answers at its own port, beside the open connection through the common
+    /// one.
+    Looking {
+        id: ConnectionId,
+        description: Arc<Description>,
+        until: Duration,
+    },
 }
 
 /// When the open connection is to be replaced by another.
@@ -72,15 +79,24 @@ impl Runner {
         if !matches!(self.attempt, Attempt::Describing { .. }) {
             return;
         }
-        match answer.and_then(|description| self.adopt(now, &description)) {
+        let until = now + self.mesh.settings.attempt_timeout;
+        let description = match answer {
+            Ok(description) if self.looks() => {
+                // Any will do.
+                let address = description.addresses[0].clone();
+                let id = self.dial(address);
+                self.attempt = Attempt::Looking {
+                    id,
+                    description,
+                    until,
+                };
+                return;
+            }
+            other => other,
+        };
+        match description.and_then(|description| self.adopt(now, &description)) {
             Ok(expected) => {
-                self.dialled += 1;
-                let id = ConnectionId(self.dialled);
-                self.wishes.push_back(Wish::Dial {
-                    connection: id,
-                    address: expected.address.clone(),
-                });
-                let until = now + self.mesh.settings.attempt_timeout;
+                let id = self.dial(expected.address.clone());
                 self.attempt = Attempt::Dialling {
                     id,
                     expected,
@@ -89,6 +105,21 @@ impl Runner {
             }
             Err(error) => self.failed_attempt(now, error),
         }
+    }
+
+    fn dial(&mut self, address: String) -> ConnectionId {
+        self.dialled += 1;
+        let connection = ConnectionId(self.dialled);
+        self.wishes.push_back(Wish::Dial {
+            connection,
+            address,
+        });
+        connection
+    }
+
+    /// Whether there is a connection through the common port, and a better one is looked for.
+    fn looks(&self) -> bool {
+        self.queue.common && self.stream.is_open() && !self.replacement.doubt
     }
 
     /// The answer to [`Wish::Dial`].
@@ -100,8 +131,19 @@ impl Runner {
     ) {
         let expected = match &self.attempt {
             Attempt::Dialling { id, expected, .. } if *id == connection => expected.clone(),
+            Attempt::Looking {
+                id, description, ..
+            } if *id == connection => {
+                let description = Arc::clone(description);
+                self.looked(now, &description, answer);
+                return;
+            }
             _ => return,
         };
+        match &answer {
+            Ok(()) => self.doubts.reached(),
+            Err(_) => self.doubts.refused(),
+        }
         let address = expected.address.clone();
         let wire = self.mesh.settings.wire;
         match answer.and_then(|()| Link::open(&mut self.stream, now, expected, wire)) {
@@ -117,6 +159,25 @@ impl Runner {
                 });
             }
             Err(error) => self.failed_attempt(now, error),
+        }
+    }
+
+    /// The answer of a shard that was looked for at its own port.
+    fn looked(
+        &mut self,
+        now: Duration,
+        description: &Description,
+        answer: Result<(), GatewayError>,
+    ) {
+        if let Err(error) = answer {
+            self.failed_attempt(now, error);
+            return;
+        }
+        self.stop_dialling();
+        self.mesh.within_reach(self.queue.gateway);
+        match self.mesh.adopt(now, self.queue.gateway, description) {
+            Ok(queues) => self.successors.extend(queues),
+            Err(error) => tracing::debug!(%error, "a gateway cannot be used at its shards' ports"),
         }
     }
 
@@ -140,6 +201,11 @@ impl Runner {
             }
             Attempt::Dialling { expected, .. } => {
                 let error = silent(&expected.address, "a connection");
+                self.doubts.silent();
+                self.failed_attempt(now, error);
+            }
+            Attempt::Looking { description, .. } => {
+                let error = silent(&description.addresses[0], "a connection");
                 self.failed_attempt(now, error);
             }
         }
@@ -149,11 +215,13 @@ impl Runner {
     /// When [`Runner::attempt`] has something to do.
     pub(super) fn next_attempt(&self) -> Option<Duration> {
         match &self.attempt {
-            Attempt::Describing { until } | Attempt::Dialling { until, .. } => Some(*until),
+            Attempt::Describing { until }
+            | Attempt::Dialling { until, .. }
+            | Attempt::Looking { until, .. } => Some(*until),
             Attempt::None if self.is_greeting() => None,
             Attempt::None if self.stream.is_open() => {
                 // Without a token, what is on its way would become unknown.
-                let possible = self.stream.resumes() || self.replacement.doubt;
+                let possible = self.stream.resumes() || self.replacement.doubt || self.queue.common;
                 let wise =
                     self.stream.state() == StreamState::Open && self.queue.ending() == Ending::No;
                 (possible && wise).then_some(self.replacement.at)
@@ -167,7 +235,9 @@ impl Runner {
 
     /// No longer dials.
     pub(super) fn stop_dialling(&mut self) {
-        if let Attempt::Dialling { id: connection, .. } = self.attempt {
+        if let Attempt::Dialling { id: connection, .. } | Attempt::Looking { id: connection, .. } =
+            self.attempt
+        {
             self.wishes.push_back(Wish::Close { connection });
         }
         self.attempt = Attempt::None;
@@ -186,7 +256,10 @@ impl Runner {
         self.queue.publish_error(error.clone());
         if self.stream.is_open() {
             tracing::debug!(%error, "a connection cannot be replaced yet");
-            self.replacement.failed(now);
+            match self.queue.common {
+                true => self.replacement.opened(now),
+                false => self.replacement.failed(now),
+            }
             return;
         }
         self.stream.failed(now, error);
@@ -200,16 +273,28 @@ impl Runner {
         now: Duration,
         description: &Description,
     ) -> Result<Expected, GatewayError> {
-        let adopted = self.mesh.adopt(now, self.queue.gateway, description);
+        let gateway = self.queue.gateway;
+        let common = description.common.as_ref();
+        if self.doubts.are_enough() && common.is_some() && self.mesh.out_of_reach(gateway) {
+            tracing::debug!(
+                gateway = self.gateway(),
+                "its shards' ports are out of reach"
+            );
+        }
+        let adopted = self.mesh.adopt(now, gateway, description);
         let queues = adopted.map_err(|error| match error {
             ConnectError::Gateway(error) => error,
             other => unreachable(self.gateway(), &other),
         })?;
         let started = queues.into_iter().map(|queue| Wish::Start { queue });
         self.wishes.extend(started);
-        let Some(address) = description.addresses.get(self.queue.shard as usize) else {
+        let address = match self.queue.common {
+            true => common,
+            false => description.addresses.get(self.queue.shard as usize),
+        };
+        let Some(address) = address.filter(|_| self.queue.ending() < Ending::Retire) else {
             // Adopting has retired this stream.
-            return Err(unreachable(self.gateway(), &"the shard is no more"));
+            return Err(unreachable(self.gateway(), &"there are other streams now"));
         };
         Ok(Expected {
             address: address.clone(),

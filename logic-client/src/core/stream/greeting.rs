@@ -50,7 +50,10 @@ impl Stream {
             session_id: session_id.into(),
             stream_index: self.identity.index,
             gateway_epoch: self.epoch,
-            expected_shard_plus_one: self.identity.shard + 1,
+            expected_shard_plus_one: match self.identity.any_shard {
+                true => 0,
+                false => self.identity.shard + 1,
+            },
             resume_token: self.token,
             last_event: self.events.told(),
             ..Hello::default()
@@ -157,7 +160,8 @@ impl Stream {
         } else {
             0
         };
-        let misled = welcome.gateway_id != expected.gateway_id || welcome.shard != shard;
+        let other_shard = welcome.shard != shard && !self.identity.any_shard;
+        let misled = welcome.gateway_id != expected.gateway_id || other_shard;
         if misled || self.other_epochs >= MAX_OTHER_EPOCHS {
             return Err(GatewayError::LoadBalanced {
                 address: expected.address.clone(),

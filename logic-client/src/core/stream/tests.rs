@@ -23,6 +23,7 @@ fn stream() -> Stream {
         session: [7; 16],
         index: 1,
         shard: 1,
+        any_shard: false,
         whole: false,
         receive: true,
         directory: true,

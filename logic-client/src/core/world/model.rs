@@ -22,6 +22,8 @@ pub(crate) struct Gateway {
     pub(crate) cut: bool,
     /// It refuses new connections.
     pub(crate) down: bool,
+    /// Shards whose own ports are out of reach.
+    pub(crate) blocked: Vec<u32>,
     /// It answers commands.
     pub(crate) acks: bool,
     /// What it executed: when, shard, payload, and the target's user or topic.
@@ -65,6 +67,7 @@ impl Gateway {
             frozen: false,
             cut: false,
             down: false,
+            blocked: Vec::new(),
             acks: true,
             done: Vec::new(),
             hellos: Vec::new(),
@@ -94,7 +97,14 @@ impl Gateway {
         }
     }
 
-    pub(super) fn accept(&mut self, now: Duration, shard: u32) -> usize {
+    /// Whether the port of a shard, or the common one, can be reached.
+    pub(super) fn is_reached_at(&self, shard: Option<u32>) -> bool {
+        !self.down && shard.is_none_or(|shard| !self.blocked.contains(&shard))
+    }
+
+    /// At its common port the kernel chooses the shard.
+    pub(super) fn accept(&mut self, now: Duration, shard: Option<u32>) -> usize {
+        let shard = shard.unwrap_or(self.peers.len() as u32 % self.shards);
         let config = Config {
             keepalive_interval: None,
             ..Config::default()
@@ -221,7 +231,7 @@ impl Gateway {
 
     fn hello(&mut self, now: Duration, peer: usize, hello: v1::Hello) {
         let shard = self.peers[peer].as_ref().expect("it is there").shard;
-        assert_eq!(hello.expected_shard_plus_one, shard + 1);
+        assert!([0, shard + 1].contains(&hello.expected_shard_plus_one));
         let key = (hello.session_id.clone(), hello.stream_index, shard);
         let token = hello.resume_token;
         self.hellos.push((now, hello));
