@@ -207,7 +207,9 @@ async fn a_load_balanced_address_is_a_clear_error() {
         "{error:?}"
     );
     assert!(
-        error.to_string().contains("this address is load-balanced"),
+        error.to_string().ends_with(
+            "this address is load-balanced; name the gateways themselves, for example with a headless service"
+        ),
         "{error}"
     );
 }

@@ -36,6 +36,10 @@ impl Frames {
     /// The longest frame, with its prefix.
     pub(super) const LONGEST: usize = CHUNK / 4;
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// Whether so many bytes fit without another chunk.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let last = self.chunks.back();

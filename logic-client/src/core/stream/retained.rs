@@ -242,6 +242,10 @@ impl Retained {
     }
 
     fn free_frames(&mut self) {
+        // Where nothing is kept, all that is known would be looked at in vain.
+        if self.frames.is_empty() {
+            return;
+        }
         let mut contents = self.kept.iter().map(|kept| &kept.content);
         let oldest = contents.find_map(|content| match content {
             Content::Frame(place) => Some(*place),
