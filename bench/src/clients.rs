@@ -14,7 +14,10 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use crate::wire::{self, BINARY, CLOSE, PING, PONG, TEXT};
+use crate::{
+    peers::Door,
+    wire::{self, BINARY, CLOSE, PING, PONG, TEXT},
+};
 
 /// Most sockets served before the caller has its turn.
 const BATCH: usize = 512;
@@ -77,11 +80,27 @@ impl Clients {
     pub fn connect_each<'a>(
         targets: impl ExactSizeIterator<Item = (SocketAddr, &'a str)>,
     ) -> anyhow::Result<Self> {
-        check_descriptors(targets.len())?;
+        let targets = targets.map(|(address, target)| Door {
+            address,
+            target: target.to_owned(),
+            greeting: Vec::new(),
+        });
+        Self::enter(targets)
+    }
+
+    /// As [`Clients::connect`], each through its door.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn enter(doors: impl ExactSizeIterator<Item = Door>) -> anyhow::Result<Self> {
+        check_descriptors(doors.len())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut clients = Vec::with_capacity(targets.len());
-        for (at, (address, target)) in targets.enumerate() {
-            let (socket, partial) = wire::connect(address, target)?;
+        let mut clients = Vec::with_capacity(doors.len());
+        for (at, door) in doors.enumerate() {
+            let (mut socket, partial) = wire::connect(door.address, &door.target)?;
+            for message in &door.greeting {
+                socket.write_all(&wire::frame(TEXT, message.as_bytes()))?;
+            }
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(at as u64);
             epoll::add(&epoll, &socket, data, epoll::EventFlags::IN)?;
@@ -230,6 +249,12 @@ fn write_all(socket: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The name of a user.
+#[must_use]
+pub fn user(index: usize) -> String {
+    format!("user-{index}")
 }
 
 /// Raises this process' limit of descriptors as far as it may, and says whether that is enough.

@@ -1,6 +1,6 @@
 //! Where processes run, and for how long they did.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::OnceLock, time::Duration};
 
 use anyhow::Context;
 use rustix::{
@@ -19,11 +19,26 @@ pub fn allowed() -> anyhow::Result<Vec<usize>> {
         .collect())
 }
 
+/// The CPUs this process had when it was started, in order, however threads were pinned since.
+///
+/// # Errors
+/// What the kernel says.
+pub fn all() -> anyhow::Result<Vec<usize>> {
+    static ALL: OnceLock<Vec<usize>> = OnceLock::new();
+    if let Some(all) = ALL.get() {
+        return Ok(all.clone());
+    }
+    let now = allowed()?;
+    Ok(ALL.get_or_init(|| now).clone())
+}
+
 /// Keeps this thread, and the threads and processes it starts from now on, on `cpus`.
 ///
 /// # Errors
 /// What the kernel says: a CPU that does not exist, or is not allowed.
 pub fn pin(cpus: &[usize]) -> anyhow::Result<()> {
+    // Whoever asks later must not be told of less.
+    all()?;
     let mut set = CpuSet::new();
     for cpu in cpus {
         set.set(*cpu);
@@ -37,6 +52,30 @@ pub fn share(cpus: &[usize]) -> (&[usize], &[usize]) {
     match cpus.split_last() {
         Some((last, rest)) if !rest.is_empty() => (rest, std::slice::from_ref(last)),
         _ => (cpus, cpus),
+    }
+}
+
+/// Who runs where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The CPUs of what is measured.
+    pub server: Vec<usize>,
+    /// The CPUs of the load.
+    pub load: Vec<usize>,
+}
+
+impl Places {
+    /// Shares the CPUs that this process may use, see [`share`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn here() -> anyhow::Result<Self> {
+        let cpus = all()?;
+        let (server, load) = share(&cpus);
+        Ok(Self {
+            server: server.to_vec(),
+            load: load.to_vec(),
+        })
     }
 }
 
@@ -96,6 +135,14 @@ pub fn time(pid: u32) -> anyhow::Result<Duration> {
         nanos += on_cpu(&stat).with_context(|| path.display().to_string())?;
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+/// CPU time of all of them, see [`time`].
+///
+/// # Errors
+/// As there.
+pub fn time_of(pids: &[u32]) -> anyhow::Result<Duration> {
+    pids.iter().map(|pid| time(*pid)).sum()
 }
 
 /// The first field of a `schedstat`: nanoseconds on a CPU.

@@ -1,17 +1,16 @@
 //! A gateway of our own: this very program, started once more as a process that can be measured and killed.
 
 use std::{
-    io::{BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    process::{Command, ExitStatus},
+    time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cpu;
+use crate::process::Process;
 
 /// What a gateway logs.
 const LOG: &str = "RINGWAY_LOG";
@@ -45,9 +44,7 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// How many shards it has.
     pub shards: u32,
-    child: Child,
-    /// Kept open: a gateway that cannot print is not what is tested.
-    _output: BufReader<ChildStdout>,
+    process: Process,
 }
 
 impl Launch {
@@ -125,39 +122,14 @@ impl Launch {
         command
             .args(&self.arguments)
             .envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = self.spawn(&mut command)?;
-        let output = child.stdout.take().context("the gateway has no output")?;
-        let mut output = BufReader::new(output);
-        let mut line = String::new();
-        while output.read_line(&mut line)? > 0 {
-            if let Some(ready) = line.strip_prefix("ringway ready ") {
-                return Gateway::of(child, output, ready);
-            }
-            line.clear();
-        }
-        bail!("the gateway ended before it was ready: {}", child.wait()?);
-    }
-
-    /// A child inherits the CPUs of the thread that starts it.
-    fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
-        let program = self.program.display();
-        let ours = cpu::allowed()?;
-        if !self.cpus.is_empty() {
-            cpu::pin(&self.cpus)?;
-        }
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {program}"));
-        if !self.cpus.is_empty() {
-            cpu::pin(&ours)?;
-        }
-        child
+        let mut process = Process::start(&mut command, &self.cpus)?;
+        let ready = process.says("ringway ready ")?;
+        Gateway::of(process, &ready)
     }
 }
 
 impl Gateway {
-    fn of(child: Child, output: BufReader<ChildStdout>, ready: &str) -> anyhow::Result<Self> {
+    fn of(process: Process, ready: &str) -> anyhow::Result<Self> {
         let field = |name: &str| {
             let mut fields = ready.split_whitespace();
             fields
@@ -169,15 +141,14 @@ impl Gateway {
             grpc: field("grpc")?.parse()?,
             admin: field("admin")?.parse()?,
             shards: field("shards")?.parse()?,
-            child,
-            _output: output,
+            process,
         })
     }
 
     /// The id of its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// Sends it a signal.
@@ -185,8 +156,8 @@ impl Gateway {
     /// # Errors
     /// It is gone.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = Pid::from_child(&self.child);
-        Ok(kill_process(pid, signal)?)
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(pid.context("no process")?, signal)?)
     }
 
     /// Waits for its end, for at most `patience`.
@@ -194,23 +165,6 @@ impl Gateway {
     /// # Errors
     /// It goes on.
     pub fn wait(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                bail!("the gateway has not ended within {patience:?}");
-            }
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.wait(patience)
     }
 }

@@ -3,16 +3,25 @@
 //! The binary `ringway-bench` puts these together; the end-to-end tests in `tests/` use them too.
 
 pub mod clients;
+pub mod clock;
 pub mod cpu;
 pub mod crowd;
+pub mod fanout;
+pub mod figures;
 pub mod fleet;
 pub mod gateway;
 pub mod hol;
+pub mod latency;
+pub mod load;
+pub mod machine;
 pub mod mesh;
 pub mod metrics;
 pub mod pace;
+pub mod peers;
+pub mod process;
 pub mod report;
 pub mod service;
+pub mod setup;
 pub mod simulate;
 pub mod unicast;
 pub mod verify;

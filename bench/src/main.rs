@@ -3,7 +3,10 @@
 use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use gateway_bench::{fleet, gateway::Launch, hol, mesh, service, simulate, unicast};
+use gateway_bench::{
+    fanout, figures::Findings, fleet, gateway::Launch, hol, latency, mesh, peers, service,
+    simulate, unicast,
+};
 use serde::Serialize;
 
 #[derive(Parser)]
@@ -21,6 +24,12 @@ struct Arguments {
 enum Command {
     /// Messages for single users, as many as the gateway takes
     Unicast(unicast::Options),
+    /// Messages that name many users each, as many as the gateway takes
+    Multicast(fanout::Multicast),
+    /// Messages for everyone, as many as the gateway takes
+    Broadcast(fanout::Broadcast),
+    /// Messages for single users at a rate: how long they take from when they were due
+    Latency(latency::Options),
     /// Gateways, clients and services on virtual time, from seeds, with everything that can go wrong
     Simulate(simulate::Options),
     /// Latency of those who have nothing to do with it, before and while somebody is in trouble
@@ -29,6 +38,12 @@ enum Command {
     Fleet(fleet::Options),
     /// What a push costs both sides, with what the mesh does for it and without
     Mesh(mesh::Options),
+    /// A gateway of tonic and tokio-tungstenite: what others are compared with
+    #[command(hide = true)]
+    Tonic,
+    /// Nothing but sends: what others are compared with
+    #[command(hide = true)]
+    Limit(peers::limit::Options),
     /// Takes pushes by REST: what `fleet` compares with
     #[command(hide = true)]
     RestReceiver,
@@ -47,54 +62,62 @@ enum Command {
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
-    let measured = match Arguments::parse().command {
-        Command::Unicast(options) => unicast(&options),
-        Command::Hol(options) => hol(&options),
-        Command::Fleet(options) => fleet(&options),
-        Command::Mesh(options) => mesh(&options),
-        Command::RestReceiver => fleet::rest::serve().map(|never| match never {}),
-        Command::Service(options) => service::run(&options).map(|never| match never {}),
-        Command::Simulate(options) => return simulate(&options),
-        Command::Gateway { arguments } => {
-            let name = OsString::from("ringway");
-            return gateway_core::cli::run(std::iter::once(name).chain(arguments));
-        }
-    };
-    measured.unwrap_or_else(|error| {
+    let command = Arguments::parse().command;
+    run(command).unwrap_or_else(|error| {
         eprintln!("ringway-bench: {error:#}");
         ExitCode::from(FAILED)
     })
 }
 
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe()?;
+    let launch = Launch::bench(program.clone());
+    match command {
+        Command::Unicast(options) => found(options.setup.json, unicast::run(&options, &launch)),
+        Command::Multicast(options) => {
+            found(options.setup.json, fanout::multicast(&options, &launch))
+        }
+        Command::Broadcast(options) => {
+            found(options.setup.json, fanout::broadcast(&options, &launch))
+        }
+        Command::Latency(options) => found(options.setup.json, latency::run(&options, &launch)),
+        Command::Hol(options) => {
+            let report = hol::run(&options, &launch)?;
+            print(&report, options.json)?;
+            Ok(exit_code(report.is_faultless()))
+        }
+        // Messages that are lost, late or wrong are an error of these two.
+        Command::Fleet(options) => told(options.json, fleet::run(&options, &launch, &program)),
+        Command::Mesh(options) => told(options.json, mesh::run(&options, &launch)),
+        Command::Simulate(options) => {
+            let report = simulate::run(&options);
+            print!("{report}");
+            Ok(exit_code(report.failures.is_empty()))
+        }
+        Command::Tonic => peers::tonic::serve().map(|never| match never {}),
+        Command::Limit(options) => peers::limit::serve(&options).map(|never| match never {}),
+        Command::RestReceiver => fleet::rest::serve().map(|never| match never {}),
+        Command::Service(options) => service::run(&options).map(|never| match never {}),
+        Command::Gateway { arguments } => {
+            let name = OsString::from("ringway");
+            Ok(gateway_core::cli::run(
+                std::iter::once(name).chain(arguments),
+            ))
+        }
+    }
+}
+
 /// Fails with 1 if a message was lost, late or wrong.
-fn unicast(options: &unicast::Options) -> anyhow::Result<ExitCode> {
-    let report = unicast::run(options, launch()?)?;
-    print(&report, options.json)?;
-    Ok(exit_code(report.faults.is_none()))
+fn found(json: bool, findings: anyhow::Result<Findings>) -> anyhow::Result<ExitCode> {
+    let findings = findings?;
+    print(&findings, json)?;
+    Ok(exit_code(findings.is_faultless()))
 }
 
-/// Fails with 1 if a message to a witness was lost, late or wrong.
-fn hol(options: &hol::Options) -> anyhow::Result<ExitCode> {
-    let report = hol::run(options, &launch()?)?;
-    print(&report, options.json)?;
-    Ok(exit_code(report.is_faultless()))
-}
-
-/// Messages that are lost, late or wrong are an error.
-fn fleet(options: &fleet::Options) -> anyhow::Result<ExitCode> {
-    let report = fleet::run(options, &launch()?, &std::env::current_exe()?)?;
-    print(&report, options.json)?;
+/// What is an error if it is not as it should be.
+fn told(json: bool, report: anyhow::Result<impl Display + Serialize>) -> anyhow::Result<ExitCode> {
+    print(&report?, json)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Messages that are lost, late or wrong are an error.
-fn mesh(options: &mesh::Options) -> anyhow::Result<ExitCode> {
-    print(&mesh::run(options, &launch()?)?, options.json)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn launch() -> anyhow::Result<Launch> {
-    Ok(Launch::bench(std::env::current_exe()?))
 }
 
 fn print(report: &(impl Display + Serialize), json: bool) -> anyhow::Result<()> {
@@ -110,11 +133,4 @@ fn exit_code(faultless: bool) -> ExitCode {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
-}
-
-/// Fails with 1 if a promise was broken.
-fn simulate(options: &simulate::Options) -> ExitCode {
-    let report = simulate::run(options);
-    print!("{report}");
-    exit_code(report.failures.is_empty())
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     clients::{Clients, check_descriptors},
     cpu::{self, Rank},
+    figures::median,
     gateway::{Gateway, Launch},
     unicast::user,
     verify::MIN_PAYLOAD,
@@ -219,17 +220,6 @@ fn costs(way: Way, samples: &[Sample], first: &[Sample]) -> Costs {
         gateway_micros: of(|sample| sample.gateway),
         client_ratio: ratio(|sample| sample.client),
         gateway_ratio: ratio(|sample| sample.gateway),
-    }
-}
-
-/// Not a number: there are none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match (values.get(values.len() / 2), values.len() % 2) {
-        (Some(upper), 0) => (values[values.len() / 2 - 1] + upper) / 2.0,
-        (Some(middle), _) => *middle,
-        (None, _) => f64::NAN,
     }
 }
 

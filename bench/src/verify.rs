@@ -14,13 +14,15 @@ pub struct Ledger {
 /// The half that makes payloads.
 pub struct Issuer {
     filling: Filling,
-    /// By user.
+    /// By target: a user, or a group of them.
     sent: Vec<u64>,
 }
 
 /// The half that checks what arrives.
 pub struct Checker {
     filling: Filling,
+    /// Users that get the same messages, one group after the other.
+    members: usize,
     /// By user: the sequence that must come next.
     next: Vec<u64>,
     delivered: u64,
@@ -35,7 +37,7 @@ struct Filling {
 }
 
 /// What went wrong; all zero is what is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Faults {
     /// Messages that had not come when a later one of their user did, or by the end.
     pub missing: u64,
@@ -55,17 +57,37 @@ impl Faults {
     }
 }
 
+impl std::iter::Sum for Faults {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, faults| Self {
+            missing: sum.missing + faults.missing,
+            late: sum.late + faults.late,
+            damaged: sum.damaged + faults.damaged,
+            astray: sum.astray + faults.astray,
+        })
+    }
+}
+
 impl Ledger {
     /// For `users` users and payloads of `length` bytes, at least [`MIN_PAYLOAD`].
     #[must_use]
     pub fn new(users: usize, length: usize) -> Self {
+        Self::grouped(users, 1, length)
+    }
+
+    /// As [`Ledger::new`], for messages of which each is for a group: the first `members` users, the next `members`, and
+    /// so on.
+    #[must_use]
+    pub fn grouped(users: usize, members: usize, length: usize) -> Self {
         let filling = Filling::new(length);
+        let members = members.max(1);
         let issuer = Issuer {
             filling: filling.clone(),
-            sent: vec![0; users],
+            sent: vec![0; users.div_ceil(members)],
         };
         let checker = Checker {
             filling,
+            members,
             next: vec![0; users],
             delivered: 0,
             faults: Faults::default(),
@@ -80,8 +102,8 @@ impl Ledger {
     }
 
     /// See [`Issuer::issue`].
-    pub fn issue(&mut self, user: usize, now: u64) -> Vec<u8> {
-        self.issuer.issue(user, now)
+    pub fn issue(&mut self, target: usize, now: u64) -> Vec<u8> {
+        self.issuer.issue(target, now)
     }
 
     /// See [`Checker::check`].
@@ -103,18 +125,28 @@ impl Ledger {
 }
 
 impl Issuer {
-    /// The next payload of `user`, sent at `now` (any clock, nanoseconds).
-    pub fn issue(&mut self, user: usize, now: u64) -> Vec<u8> {
-        let sequence = self.sent[user];
-        self.sent[user] += 1;
-        let sum = sum(user as u32, sequence, now);
+    /// The next payload for `target`, a user or a group, sent at `now` (any clock, nanoseconds).
+    pub fn issue(&mut self, target: usize, now: u64) -> Vec<u8> {
         let mut payload = Vec::with_capacity(self.filling.length);
-        payload.extend_from_slice(&(user as u32).to_le_bytes());
+        self.issue_into(target, now, &mut payload);
+        payload
+    }
+
+    /// As [`Issuer::issue`], appended to `payload`.
+    pub fn issue_into(&mut self, target: usize, now: u64, payload: &mut Vec<u8>) {
+        self.issue_for(target, target, now, payload);
+    }
+
+    /// As [`Issuer::issue_into`], counted for `member` of `target` alone: whoever sends to each member by itself.
+    pub fn issue_for(&mut self, member: usize, target: usize, now: u64, payload: &mut Vec<u8>) {
+        let sequence = self.sent[member];
+        self.sent[member] += 1;
+        let sum = sum(target as u32, sequence, now);
+        payload.extend_from_slice(&(target as u32).to_le_bytes());
         payload.extend_from_slice(&sequence.to_le_bytes());
         payload.extend_from_slice(&now.to_le_bytes());
         payload.extend_from_slice(&sum.to_le_bytes());
         payload.extend_from_slice(self.filling.of(sum));
-        payload
     }
 }
 
@@ -125,7 +157,7 @@ impl Checker {
             self.faults.damaged += 1;
             None
         })?;
-        if whose as usize != user {
+        if whose as usize != user / self.members {
             self.faults.astray += 1;
             return None;
         }
@@ -149,8 +181,9 @@ impl Checker {
     /// What went wrong with what `issuer` has sent, when nothing more will come.
     #[must_use]
     pub fn faults(&self, issuer: &Issuer) -> Faults {
-        let accounts = issuer.sent.iter().zip(&self.next);
-        let tail = accounts.map(|(sent, next)| sent.saturating_sub(*next));
+        let groups = issuer.sent.iter().zip(self.next.chunks(self.members));
+        let tail =
+            groups.flat_map(|(sent, group)| group.iter().map(|next| sent.saturating_sub(*next)));
         let mut faults = self.faults;
         faults.missing += tail.sum::<u64>();
         faults
@@ -235,6 +268,21 @@ mod tests {
             astray: 1,
         };
         assert_eq!(ledger.faults(), faults, "4 and 5 never came");
+    }
+
+    #[test]
+    fn every_member_of_a_group_must_get_what_is_for_it() {
+        // Two groups: users 0 to 2, and 3 alone.
+        let mut ledger = Ledger::grouped(4, 3, 32);
+        let (first, second) = (ledger.issue(0, 5), ledger.issue(1, 6));
+        for user in 0..3 {
+            assert_eq!(ledger.check(user, false, &first), Some(5));
+        }
+        assert_eq!(ledger.check(2, false, &second), None, "another group's");
+        let open = ledger.faults();
+        assert_eq!((open.missing, open.astray), (1, 1), "user 3 waits");
+        assert_eq!(ledger.check(3, false, &second), Some(6));
+        assert_eq!((ledger.faults().missing, ledger.delivered()), (0, 4));
     }
 
     #[test]

@@ -49,6 +49,34 @@ pub(crate) fn connect(address: SocketAddr, target: &str) -> anyhow::Result<(TcpS
     }
 }
 
+/// What a server answers to the handshake of [`connect`].
+pub(crate) fn welcome() -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+    )
+}
+
+/// Appends the head of a server's frame to `out`.
+pub(crate) fn head(opcode: u8, length: usize, out: &mut Vec<u8>) {
+    out.push(0x80 | opcode);
+    push_length(0, length, out);
+}
+
+fn push_length(mask: u8, length: usize, out: &mut Vec<u8>) {
+    match length {
+        length @ 0..=125 => out.push(mask | length as u8),
+        length @ 126..=0xffff => {
+            out.push(mask | 126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(mask | 127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+}
+
 /// One whole frame at the beginning of some bytes.
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: u8,
@@ -103,17 +131,7 @@ pub(crate) fn parse_any(bytes: &[u8]) -> Option<Frame<'_>> {
 /// A client's frame. The mask is zero: it hides nothing, and costs nothing.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
-    match payload.len() {
-        length @ 0..=125 => frame.push(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            frame.push(0x80 | 127);
-            frame.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
+    push_length(0x80, payload.len(), &mut frame);
     frame.extend_from_slice(&[0; 4]);
     frame.extend_from_slice(payload);
     frame
@@ -127,11 +145,9 @@ mod tests {
     fn frames_of_every_length_are_found_wherever_they_are_cut() {
         for length in [0, 1, 125, 126, 127, 65_535, 65_536] {
             let payload = vec![7; length];
-            let mut bytes = frame(BINARY, &payload);
-            // As a gateway sends it: no mask.
-            let mask = bytes.len() - length - 4;
-            bytes.drain(mask..mask + 4);
-            bytes[1] &= 0x7f;
+            let mut bytes = Vec::new();
+            head(BINARY, length, &mut bytes);
+            bytes.extend_from_slice(&payload);
             for cut in (0..bytes.len())
                 .rev()
                 .take(70)

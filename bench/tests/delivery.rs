@@ -12,6 +12,7 @@ use common::{alone, connect, generic::Call, ringway};
 use gateway_bench::{
     clients::{Clients, Event},
     metrics::Metrics,
+    setup::Setup,
     unicast::{self, user},
     verify::Ledger,
 };
@@ -31,18 +32,22 @@ fn million_pushes_arrive_in_order_per_user_and_cross_nothing() {
     // logic-client has a stream to each shard and knows every user's shard; a push that took another way would cross.
     let _alone = alone();
     let options = unicast::Options {
-        connections: USERS,
-        payload: 128,
+        setup: Setup {
+            connections: USERS,
+            shards: SHARDS,
+            ..Setup::default()
+        },
         window: WINDOW,
-        shards: SHARDS,
         // The first push to each user is the warm-up's.
         messages: Some(PUSHES - USERS as u64),
         ..unicast::Options::default()
     };
-    let report = unicast::run(&options, ringway()).unwrap();
-    assert!(report.faults.is_none(), "{report}");
-    assert_eq!(report.messages, PUSHES - USERS as u64);
-    assert_eq!(report.crossings, Some(0), "{report}");
+    let findings = unicast::run(&options, &ringway()).unwrap();
+    assert!(findings.is_faultless(), "{findings}");
+    let figures = &findings.sides[0].median;
+    let pushes = (PUSHES - USERS as u64) as f64;
+    assert_eq!(figures.get("messages"), Some(pushes));
+    assert_eq!(figures.get("crossings"), Some(0.0), "{findings}");
 }
 
 #[test]

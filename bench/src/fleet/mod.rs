@@ -226,12 +226,12 @@ impl Sum {
         pids: &[u32],
         window: impl AsyncFnOnce() -> anyhow::Result<witness::Window>,
     ) -> anyhow::Result<()> {
-        let (receivers, client) = (time_of(pids)?, cpu::own_time()?);
+        let (receivers, client) = (cpu::time_of(pids)?, cpu::own_time()?);
         let began = std::time::Instant::now();
         let window = window().await?;
         self.elapsed += began.elapsed();
         self.client += cpu::own_time()? - client;
-        self.receivers += time_of(pids)? - receivers;
+        self.receivers += cpu::time_of(pids)? - receivers;
         self.messages += window.messages;
         self.pushing += window.pushing;
         match &mut self.latency {
@@ -256,11 +256,6 @@ impl Sum {
             load_average: cpu::load_average(),
         })
     }
-}
-
-/// CPU time of all of them.
-fn time_of(pids: &[u32]) -> anyhow::Result<Duration> {
-    pids.iter().map(|pid| cpu::time(*pid)).sum()
 }
 
 impl fmt::Display for Report {

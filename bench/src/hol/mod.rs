@@ -282,6 +282,7 @@ fn line(
         p99,
         p999,
         max,
+        ..
     } = latency;
     write!(
         f,

@@ -1,0 +1,50 @@
+//! How long messages for single users take at a rate that does not depend on how the gateway is doing.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use crate::{
+    figures::Findings,
+    gateway::Launch,
+    load::{self, Flow, Plan, Until},
+    setup::Setup,
+};
+
+/// What to do.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// What is measured
+    #[command(flatten)]
+    pub setup: Setup,
+    /// Messages a second
+    #[arg(long, default_value_t = 20_000.0)]
+    pub rate: f64,
+    /// Duration of each measurement
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+}
+
+/// Runs the measurement. Latency counts from when a message was due, so that whoever is late is late for all that waits
+/// behind it. The load never sleeps: it always takes its whole core.
+///
+/// # Errors
+/// Options that cannot work, a gateway that does not start, a client that is closed, messages that do not arrive.
+pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
+    let setup = &options.setup;
+    setup.check()?;
+    if !(options.rate > 0.0 && options.rate.is_finite()) {
+        bail!("needed: --rate above 0");
+    }
+    let plan = Plan {
+        users: setup.connections,
+        members: 1,
+        payload: setup.payload,
+        flow: Flow::Rate(options.rate),
+        until: Until::Time(Duration::from_secs_f64(options.seconds)),
+    };
+    let mut settings = setup.settings();
+    settings.insert("rate".into(), options.rate.into());
+    let stage = setup.stage(launch, 1)?;
+    setup.contest("latency", stage, settings, |peer| load::run(peer, &plan))
+}

@@ -1,0 +1,148 @@
+//! What is measured: the gateway, and what it is compared with. Each runs as a process of its own, on CPUs of its own,
+//! and is pushed to and listened to by the same load.
+//!
+//! A new peer is a file here: it implements [`Peer`] and [`Pusher`], and has a [`Kind`].
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::ValueEnum;
+use futures_util::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::{cpu::Places, gateway::Launch};
+
+pub mod generic;
+pub mod limit;
+pub mod ringway;
+pub mod tonic;
+
+/// Who can be measured.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The gateway
+    Ringway,
+    /// tonic and tokio-tungstenite, as one writes it who knows them well
+    Tonic,
+    /// Nothing but `send` of the same bytes, one message each
+    Limit,
+    /// Nothing but `send` of the same bytes, as many messages each as the gateway joins in the same round
+    LimitJoined,
+}
+
+/// What a peer is started for.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// `ringway-bench`: peers of the tree are commands of it.
+    pub program: PathBuf,
+    /// The gateway, where it is measured, but for its CPUs and shards.
+    pub launch: Launch,
+    /// Who runs where.
+    pub places: Places,
+    /// Shards of the gateway.
+    pub shards: u32,
+    /// WebSocket clients, a user each: [`user`](crate::clients::user)`(0..users)`.
+    pub users: usize,
+    /// How many of them each message is for: users `target × members` and on.
+    pub members: usize,
+    /// Bytes of a message.
+    pub payload: usize,
+    /// Messages in one `send`, for [`Kind::LimitJoined`].
+    pub joined: usize,
+}
+
+/// Somebody who is measured, started. Its processes end when this is dropped.
+pub trait Peer {
+    /// What it is, which version, how it is set up.
+    fn about(&self) -> String;
+
+    /// The processes whose CPU time and memory are told.
+    fn pids(&self) -> Vec<u32>;
+
+    /// Where a user's client connects.
+    fn door(&self, user: &str) -> Door;
+
+    /// Somebody to push through, set up inside a `LocalSet` of the load.
+    fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>>;
+
+    /// What it has counted so far.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn counters(&self) -> anyhow::Result<Counters> {
+        Ok(Counters::default())
+    }
+
+    /// Messages that go to one target before it is the next one's turn.
+    fn in_a_row(&self) -> usize {
+        1
+    }
+
+    /// Takes apart what its clients get: each message of a WebSocket message of client number so-and-so. A peer with an
+    /// envelope of its own has one; binary messages must stay binary, unless it says so in `text`.
+    fn opener(&self) -> Box<Opener> {
+        Box::new(|_, text, payload, take| take(text, payload))
+    }
+}
+
+/// See [`Peer::opener`]: client, whether the WebSocket message is text, its payload, and who takes the messages in it.
+pub type Opener = dyn FnMut(usize, bool, &[u8], &mut dyn FnMut(bool, &[u8]));
+
+/// Where a client connects, and how it introduces itself.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Where the peer listens for WebSockets.
+    pub address: SocketAddr,
+    /// Path and query of the handshake.
+    pub target: String,
+    /// WebSocket messages (text) that the client sends once it is connected.
+    pub greeting: Vec<String>,
+}
+
+/// What a peer has counted since it was started. `None`: it does not tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Messages handed to clients' sockets.
+    pub messages: Option<f64>,
+    /// The send calls that took.
+    pub sends: Option<f64>,
+    /// Messages that went from one shard to another.
+    pub crossings: Option<f64>,
+}
+
+/// Whoever pushes: the load's side of a peer.
+pub trait Pusher {
+    /// Takes a message for `target`. Says whether there is room for another one; if not, [`flush`](Pusher::flush) first.
+    #[must_use]
+    fn push(&mut self, target: usize, payload: Vec<u8>) -> bool;
+
+    /// Gets what was taken on its way, and waits until there is room.
+    fn flush(&mut self) -> LocalBoxFuture<'_, anyhow::Result<()>>;
+
+    /// Ends it, when everything has arrived, and says what the peer has refused.
+    fn finish(self: Box<Self>) -> LocalBoxFuture<'static, anyhow::Result<()>>;
+}
+
+/// Starts a peer.
+///
+/// # Errors
+/// It cannot be started, or not for this.
+pub fn start(kind: Kind, stage: &Stage) -> anyhow::Result<Box<dyn Peer>> {
+    Ok(match kind {
+        Kind::Ringway => Box::new(ringway::Ringway::start(stage)?),
+        Kind::Tonic => Box::new(tonic::Tonic::start(stage)?),
+        Kind::Limit => Box::new(limit::Limit::start(stage, 1)?),
+        Kind::LimitJoined => Box::new(limit::Limit::start(stage, stage.joined)?),
+    })
+}
+
+impl Kind {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}

@@ -1,0 +1,209 @@
+//! The gateway, pushed to by its own client.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+use futures_util::future::LocalBoxFuture;
+use logic_client::{LogicClient, Push, TryPushError};
+
+use super::{Counters, Door, Peer, Pusher, Stage};
+use crate::{
+    clients::{Clients, user},
+    gateway::Gateway,
+    metrics::Metrics,
+};
+
+/// A gateway, ours or one that runs already.
+pub struct Ringway {
+    /// Where clients connect.
+    pub ws: SocketAddr,
+    /// Where services connect.
+    pub grpc: SocketAddr,
+    /// Where it tells how it is, if that is known.
+    pub admin: Option<SocketAddr>,
+    /// Its process, if that is known.
+    pub pid: Option<u32>,
+    /// If it is ours.
+    pub own: Option<Gateway>,
+    audience: Audience,
+}
+
+/// Whom messages are for.
+#[derive(Clone, Copy, Debug)]
+pub struct Audience {
+    /// All users.
+    pub users: usize,
+    /// How many of them get each message.
+    pub members: usize,
+}
+
+impl Ringway {
+    /// Starts a gateway.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(stage: &Stage) -> anyhow::Result<Self> {
+        let launch = stage.launch.clone().shards(stage.shards);
+        let own = launch.on(&stage.places.server).start()?;
+        Ok(Self {
+            ws: own.ws,
+            grpc: own.grpc,
+            admin: Some(own.admin),
+            pid: Some(own.pid()),
+            own: Some(own),
+            audience: Audience::of(stage),
+        })
+    }
+
+    /// One that runs already.
+    #[must_use]
+    pub fn running(
+        [ws, grpc]: [SocketAddr; 2],
+        admin: Option<SocketAddr>,
+        pid: Option<u32>,
+        audience: Audience,
+    ) -> Self {
+        Self {
+            ws,
+            grpc,
+            admin,
+            pid,
+            own: None,
+            audience,
+        }
+    }
+}
+
+impl Audience {
+    /// Of a stage.
+    #[must_use]
+    pub fn of(stage: &Stage) -> Self {
+        Self {
+            users: stage.users,
+            members: stage.members,
+        }
+    }
+
+    /// The names of those whom a message for `target` is for.
+    pub fn names(self, target: usize) -> impl Iterator<Item = String> {
+        let first = target * self.members;
+        (first..self.users.min(first + self.members)).map(user)
+    }
+
+    /// Each message is for all of them.
+    #[must_use]
+    pub fn is_everyone(self) -> bool {
+        self.members >= self.users
+    }
+
+    /// How many targets there are.
+    #[must_use]
+    pub fn targets(self) -> usize {
+        self.users.div_ceil(self.members)
+    }
+}
+
+impl Peer for Ringway {
+    fn about(&self) -> String {
+        let metrics = self.admin.and_then(|admin| Metrics::read(admin).ok());
+        let told = |label| metrics.as_ref()?.label("ringway_build_info", label);
+        let driver = told("driver").unwrap_or_else(|| "not known".into());
+        let version = told("version").unwrap_or_else(|| "not known".into());
+        format!("ringway {version}, driver {driver}")
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.pid.into_iter().collect()
+    }
+
+    fn door(&self, user: &str) -> Door {
+        Door {
+            address: self.ws,
+            target: Clients::target(user),
+            greeting: Vec::new(),
+        }
+    }
+
+    fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {
+        Box::pin(async {
+            let builder = LogicClient::builder().gateway(self.grpc.to_string());
+            let client = builder.connect().await.context("no logic client")?;
+            let pusher: Box<dyn Pusher> = Box::new(Mesh::new(client, self.audience));
+            Ok(pusher)
+        })
+    }
+
+    fn counters(&self) -> anyhow::Result<Counters> {
+        let Some(admin) = self.admin else {
+            return Ok(Counters::default());
+        };
+        let metrics = Metrics::read(admin)?;
+        let crossed = |kind| metrics.sum("ringway_crossings_total", &[kind]);
+        Ok(Counters {
+            messages: Some(metrics.sum("ringway_messages_out_total", &["to=\"client\""])),
+            sends: Some(metrics.sum("ringway_sends_total", &[])),
+            crossings: Some(crossed("kind=\"push\"") + crossed("kind=\"command\"")),
+        })
+    }
+}
+
+/// Pushes through `logic-client`.
+struct Mesh {
+    client: LogicClient,
+    /// The push to each target, still without payload.
+    pushes: Vec<Push>,
+    /// Taken, but the buffer was full.
+    waiting: Option<Push>,
+    failed: Option<anyhow::Error>,
+}
+
+impl Mesh {
+    fn new(client: LogicClient, audience: Audience) -> Self {
+        let push = |target| match (audience.members, audience.is_everyone()) {
+            (1, _) => Push::user(user(target)),
+            (_, true) => Push::everyone(),
+            _ => Push::users(audience.names(target)),
+        };
+        Self {
+            client,
+            pushes: (0..audience.targets()).map(push).collect(),
+            waiting: None,
+            failed: None,
+        }
+    }
+}
+
+impl Pusher for Mesh {
+    fn push(&mut self, target: usize, payload: Vec<u8>) -> bool {
+        match self
+            .client
+            .try_push(self.pushes[target].clone().binary(payload))
+        {
+            Ok(()) => return true,
+            Err(TryPushError::Full(push)) => self.waiting = Some(push),
+            Err(error) => self.failed = Some(error.into()),
+        }
+        false
+    }
+
+    fn flush(&mut self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async {
+            if let Some(failed) = self.failed.take() {
+                return Err(failed);
+            }
+            if let Some(push) = self.waiting.take() {
+                self.client.push(push).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(self: Box<Self>) -> LocalBoxFuture<'static, anyhow::Result<()>> {
+        Box::pin(async move {
+            match self.client.stats().total().rejected() {
+                0 => Ok(()),
+                rejected => bail!("the gateway rejected {rejected} pushes"),
+            }
+        })
+    }
+}
