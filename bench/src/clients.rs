@@ -23,7 +23,7 @@ use crate::{
 const BATCH: usize = 512;
 const READ: usize = 256 << 10;
 /// Descriptors that are not clients.
-const OTHER_DESCRIPTORS: u64 = 256;
+pub(crate) const OTHER_DESCRIPTORS: u64 = 256;
 
 const ROOM_WITHIN: Timespec = Timespec {
     tv_sec: 10,

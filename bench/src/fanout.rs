@@ -8,6 +8,7 @@ use crate::{
     figures::Findings,
     gateway::Launch,
     load::{self, Flow, Plan, Until},
+    peers::Audience,
     setup::Setup,
 };
 
@@ -87,8 +88,7 @@ fn run(
 ) -> anyhow::Result<Findings> {
     setup.check()?;
     let plan = Plan {
-        users: setup.connections,
-        members,
+        audience: Audience::of(setup.connections, members),
         payload: setup.payload,
         flow: Flow::Window(window),
         until: Until::Time(Duration::from_secs_f64(seconds)),

@@ -8,6 +8,7 @@ use crate::{
     figures::Findings,
     gateway::Launch,
     load::{self, Flow, Plan, Until},
+    peers::Audience,
     setup::Setup,
 };
 
@@ -37,8 +38,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
         bail!("needed: --rate above 0");
     }
     let plan = Plan {
-        users: setup.connections,
-        members: 1,
+        audience: Audience::of(setup.connections, 1),
         payload: setup.payload,
         flow: Flow::Rate(options.rate),
         until: Until::Time(Duration::from_secs_f64(options.seconds)),

@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    clients::{Clients, Event, user},
+    clients::{Clients, Event},
     clock, cpu,
     figures::{Figures, Sample},
-    peers::{Counters, Opener, Peer, Pusher},
+    peers::{Audience, Counters, Opener, Peer, Pusher},
     report::Latency,
     verify::Ledger,
 };
@@ -36,10 +36,8 @@ const LONGEST: u64 = 120_000_000_000;
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// WebSocket clients, a user each.
-    pub users: usize,
-    /// How many of them each message is for.
-    pub members: usize,
+    /// WebSocket clients, and whom of them messages are for.
+    pub audience: Audience,
     /// Bytes of a message.
     pub payload: usize,
     /// When messages are pushed.
@@ -99,10 +97,11 @@ pub fn through(
     plan: &Plan,
     pusher: impl AsyncFnOnce() -> anyhow::Result<Box<dyn Pusher>>,
 ) -> anyhow::Result<Sample> {
-    let doors = (0..plan.users).map(|index| peer.door(&user(index)));
+    let Audience { names, members } = &plan.audience;
+    let doors = names.iter().map(|name| peer.door(name));
     let clients = Clients::enter(doors)?;
     let run = Rc::new(Run {
-        ledger: RefCell::new(Ledger::grouped(plan.users, plan.members, plan.payload)),
+        ledger: RefCell::new(Ledger::grouped(names.len(), *members, plan.payload)),
         latency: RefCell::new(Histogram::new_with_bounds(1, LONGEST, 3)?),
         received: Notify::new(),
     });
@@ -195,9 +194,9 @@ impl<'a> Hand<'a> {
         Self {
             run,
             pusher,
-            targets: plan.users.div_ceil(plan.members) as u64,
-            members: plan.members as u64,
-            users: plan.users as u64,
+            targets: plan.audience.targets() as u64,
+            members: plan.audience.members as u64,
+            users: plan.audience.users() as u64,
             in_a_row: peer.in_a_row() as u64,
             window,
             pushed: 0,
@@ -361,7 +360,7 @@ async fn receive_all(
             })?;
             drop((ledger, latency));
             if let Some((client, code, reason)) = closed.take() {
-                bail!("{} was closed with {code:?} {reason:?}", user(client));
+                bail!("client {client} was closed with {code:?} {reason:?}");
             }
             if !came {
                 break;

@@ -4,8 +4,8 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use gateway_bench::{
-    fanout, figures::Findings, fleet, gateway::Launch, hol, latency, mesh, peers, service,
-    simulate, unicast,
+    crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol, idle, latency,
+    mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
 };
 use serde::Serialize;
 
@@ -30,6 +30,18 @@ enum Command {
     Broadcast(fanout::Broadcast),
     /// Messages for single users at a rate: how long they take from when they were due
     Latency(latency::Options),
+    /// Messages from clients to a logic service, as many as the gateway takes
+    Upstream(upstream::Options),
+    /// Memory of connections that do nothing
+    Idle(idle::Options),
+    /// Handshakes, as many as the gateway takes
+    Connect(handshakes::Options),
+    /// The gateway is killed and started again: until all clients are back
+    ReconnectStorm(storm::Options),
+    /// Pushes that arrive at another shard than their user's
+    Crossing(crossing::Options),
+    /// What a second shard brings
+    Scaling(scaling::Options),
     /// Gateways, clients and services on virtual time, from seeds, with everything that can go wrong
     Simulate(simulate::Options),
     /// Latency of those who have nothing to do with it, before and while somebody is in trouble
@@ -44,6 +56,9 @@ enum Command {
     /// Nothing but sends: what others are compared with
     #[command(hide = true)]
     Limit(peers::limit::Options),
+    /// Clients that come back: what others start more of than one process can have
+    #[command(hide = true)]
+    Throng(throng::Options),
     /// Takes pushes by REST: what `fleet` compares with
     #[command(hide = true)]
     RestReceiver,
@@ -73,14 +88,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe()?;
     let launch = Launch::bench(program.clone());
     match command {
-        Command::Unicast(options) => found(options.setup.json, unicast::run(&options, &launch)),
-        Command::Multicast(options) => {
-            found(options.setup.json, fanout::multicast(&options, &launch))
-        }
-        Command::Broadcast(options) => {
-            found(options.setup.json, fanout::broadcast(&options, &launch))
-        }
-        Command::Latency(options) => found(options.setup.json, latency::run(&options, &launch)),
+        Command::Unicast(o) => found(o.setup.json, unicast::run(&o, &launch)),
+        Command::Multicast(o) => found(o.setup.json, fanout::multicast(&o, &launch)),
+        Command::Broadcast(o) => found(o.setup.json, fanout::broadcast(&o, &launch)),
+        Command::Latency(o) => found(o.setup.json, latency::run(&o, &launch)),
+        Command::Upstream(o) => found(o.setup.json, upstream::run(&o, &launch)),
+        Command::Idle(o) => found(o.setup.json, idle::run(&o, &launch)),
+        Command::Connect(o) => found(o.setup.json, handshakes::run(&o, &launch)),
+        Command::ReconnectStorm(o) => found(o.setup.json, storm::run(&o, &launch)),
+        Command::Crossing(o) => found(o.setup.json, crossing::run(&o, &launch)),
+        Command::Scaling(o) => found(o.setup.json, scaling::run(&o, &launch)),
         Command::Hol(options) => {
             let report = hol::run(&options, &launch)?;
             print(&report, options.json)?;
@@ -95,6 +112,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(exit_code(report.failures.is_empty()))
         }
         Command::Tonic => peers::tonic::serve().map(|never| match never {}),
+        Command::Throng(options) => throng::run(&options).map(|never| match never {}),
         Command::Limit(options) => peers::limit::serve(&options).map(|never| match never {}),
         Command::RestReceiver => fleet::rest::serve().map(|never| match never {}),
         Command::Service(options) => service::run(&options).map(|never| match never {}),

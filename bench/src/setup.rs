@@ -9,7 +9,7 @@ use crate::{
     cpu::{self, Places},
     figures::{Findings, Sample},
     gateway::Launch,
-    peers::{self, Kind, Peer, Stage},
+    peers::{self, Audience, Kind, Peer, Stage},
     verify::MIN_PAYLOAD,
 };
 
@@ -89,8 +89,7 @@ impl Setup {
             launch,
             places: Places::here()?,
             shards: self.shards,
-            users: self.connections,
-            members,
+            audience: Audience::of(self.connections, members),
             payload: self.payload,
             joined: 1,
         })

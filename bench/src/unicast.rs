@@ -7,7 +7,7 @@ use crate::{
     figures::Findings,
     gateway::Launch,
     load::{self, Flow, Plan, Until},
-    peers::ringway::{Audience, Ringway},
+    peers::{Audience, ringway::Ringway},
     setup::Setup,
 };
 
@@ -65,8 +65,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let setup = &options.setup;
     setup.check()?;
     let plan = Plan {
-        users: setup.connections,
-        members: 1,
+        audience: Audience::of(setup.connections, 1),
         payload: setup.payload,
         flow: Flow::Window(options.window),
         until: match options.messages {
@@ -77,10 +76,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let mut settings = setup.settings();
     settings.insert("window".into(), options.window.into());
     if let (Some(grpc), Some(ws)) = (options.gateway, options.ws) {
-        let audience = Audience {
-            users: plan.users,
-            members: 1,
-        };
+        let audience = plan.audience.clone();
         let peer = Ringway::running([ws, grpc], options.admin, options.pid, audience);
         cpu::pin(&Places::here()?.load)?;
         let samples = (0..setup.rounds).map(|_| load::run(&peer, &plan));

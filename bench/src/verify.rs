@@ -178,6 +178,12 @@ impl Checker {
         self.delivered
     }
 
+    /// What went wrong, but for messages after the last one that has come.
+    #[must_use]
+    pub fn faults_so_far(&self) -> Faults {
+        self.faults
+    }
+
     /// What went wrong with what `issuer` has sent, when nothing more will come.
     #[must_use]
     pub fn faults(&self, issuer: &Issuer) -> Faults {

@@ -23,10 +23,7 @@ pub(crate) fn connect(address: SocketAddr, target: &str) -> anyhow::Result<(TcpS
     let mut socket =
         TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     socket.set_nodelay(true)?;
-    let request = format!(
-        "GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
-    );
+    let request = request(address, target);
     socket.write_all(request.as_bytes())?;
     let mut head = Vec::new();
     let mut part = [0; 1024];
@@ -35,17 +32,55 @@ pub(crate) fn connect(address: SocketAddr, target: &str) -> anyhow::Result<(TcpS
             .read(&mut part)
             .context("no answer to the handshake")?;
         head.extend_from_slice(&part[..n]);
-        if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
-            let rest = head.split_off(end + 4);
-            let head = String::from_utf8_lossy(&head);
-            if !head.starts_with("HTTP/1.1 101 ") || !head.contains(ACCEPT) {
+        match answer(&head) {
+            Answer::Accepted { end } => {
+                let rest = head.split_off(end);
+                return Ok((socket, rest));
+            }
+            Answer::Refused { .. } => {
+                let head = String::from_utf8_lossy(&head);
                 bail!("the handshake was refused: {head}");
             }
-            return Ok((socket, rest));
+            Answer::Partial => {}
         }
         if n == 0 || head.len() > MAX_HEAD {
             bail!("no WebSocket server: {}", String::from_utf8_lossy(&head));
         }
+    }
+}
+
+/// The handshake for `target`, the path and query.
+pub(crate) fn request(address: SocketAddr, target: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+/// What a server has answered to a [`request`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Its head is not whole.
+    Partial,
+    /// A WebSocket, whose first frame begins at `end`.
+    Accepted { end: usize },
+    /// No WebSocket; whether the server says that it is worth trying again.
+    Refused { again: bool },
+}
+
+/// Looks at the head of an answer.
+pub(crate) fn answer(bytes: &[u8]) -> Answer {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return Answer::Partial;
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]);
+    if head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT) {
+        return Answer::Accepted { end: end + 4 };
+    }
+    let again = ["429", "502", "503", "504"];
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    Answer::Refused {
+        again: again.contains(&status),
     }
 }
 
@@ -163,6 +198,18 @@ mod tests {
             assert_eq!((frame.opcode, frame.payload), (BINARY, &payload[..]));
             assert_eq!(&bytes[frame.end..], b"next");
         }
+    }
+
+    #[test]
+    fn whoever_is_busy_may_be_asked_again() {
+        let welcome = welcome();
+        let end = welcome.len();
+        assert_eq!(answer(welcome.as_bytes()), Answer::Accepted { end });
+        assert_eq!(answer(&welcome.as_bytes()[..end - 1]), Answer::Partial);
+        let busy = answer(b"HTTP/1.1 503 Busy\r\n\r\n");
+        assert_eq!(busy, Answer::Refused { again: true });
+        let never = answer(b"HTTP/1.1 403 No\r\n\r\n");
+        assert_eq!(never, Answer::Refused { again: false });
     }
 
     #[test]

@@ -20,8 +20,7 @@ use h2_stream::{Client, ClientEvent, Config, Metadata, Status, StreamId};
 use prost::{Message, bytes::Bytes};
 use tokio::{net::TcpStream, sync::Notify, time::timeout};
 
-use super::{Pusher, ringway::Audience};
-use crate::clients::user;
+use super::{Audience, Pusher};
 
 /// Bytes that wait for the socket.
 const OUTPUT: usize = 256 << 10;
@@ -284,11 +283,11 @@ impl Generic {
 
 impl Pusher for Generic {
     fn push(&mut self, target: usize, payload: Vec<u8>) -> bool {
-        let to = match (self.audience.members, self.audience.is_everyone()) {
-            (1, _) => Target::UserId(user(target)),
-            (_, true) => Target::Everyone(v1::Everyone {}),
-            _ => Target::Users(v1::Users {
-                user_ids: self.audience.names(target).collect(),
+        let to = match self.audience.names(target) {
+            _ if self.audience.is_everyone() => Target::Everyone(v1::Everyone {}),
+            [user] => Target::UserId(user.clone()),
+            users => Target::Users(v1::Users {
+                user_ids: users.to_vec(),
             }),
         };
         let request = v1::MessageRequest {

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use futures_util::future::LocalBoxFuture;
 use tokio::io::AsyncWriteExt;
 
-use super::{Door, Peer, Pusher, Stage};
+use super::{Audience, Door, Peer, Pusher, Stage};
 use crate::{
     clients::Clients,
     clock,
@@ -56,12 +56,14 @@ impl Limit {
     /// # Errors
     /// It does not start.
     pub fn start(stage: &Stage, joined: usize) -> anyhow::Result<Self> {
-        let joined = if stage.members == 1 { joined.max(1) } else { 1 };
+        let Audience { members, .. } = stage.audience;
+        let users = stage.audience.users();
+        let joined = if members == 1 { joined.max(1) } else { 1 };
         let mut command = Command::new(&stage.program);
         command.arg("limit");
         for (name, value) in [
-            ("--users", stage.users),
-            ("--members", stage.members),
+            ("--users", users),
+            ("--members", members),
             ("--payload", stage.payload),
             ("--joined", joined),
         ] {
@@ -75,8 +77,8 @@ impl Limit {
             control: control.parse()?,
             process,
             joined,
-            members: stage.members,
-            users: stage.users,
+            members,
+            users,
         })
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! A new peer is a file here: it implements [`Peer`] and [`Pusher`], and has a [`Kind`].
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::ValueEnum;
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::{cpu::Places, gateway::Launch};
+use crate::{clients::user, cpu::Places, gateway::Launch};
 
 pub mod generic;
 pub mod limit;
@@ -43,14 +43,21 @@ pub struct Stage {
     pub places: Places,
     /// Shards of the gateway.
     pub shards: u32,
-    /// WebSocket clients, a user each: [`user`](crate::clients::user)`(0..users)`.
-    pub users: usize,
-    /// How many of them each message is for: users `target × members` and on.
-    pub members: usize,
+    /// Its WebSocket clients, and whom of them messages are for.
+    pub audience: Audience,
     /// Bytes of a message.
     pub payload: usize,
     /// Messages in one `send`, for [`Kind::LimitJoined`].
     pub joined: usize,
+}
+
+/// Whom messages are for. Targets are numbered from 0, and so are users.
+#[derive(Clone, Debug)]
+pub struct Audience {
+    /// All users, with a WebSocket client each.
+    pub names: Arc<[String]>,
+    /// How many of them get each message: the first so many are target 0, the next ones target 1.
+    pub members: usize,
 }
 
 /// Somebody who is measured, started. Its processes end when this is dropped.
@@ -63,6 +70,11 @@ pub trait Peer {
 
     /// Where a user's client connects.
     fn door(&self, user: &str) -> Door;
+
+    /// Where logic services connect that speak `ringway.v1`, if they can.
+    fn services(&self) -> Option<SocketAddr> {
+        None
+    }
 
     /// Somebody to push through, set up inside a `LocalSet` of the load.
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>>;
@@ -123,6 +135,42 @@ pub trait Pusher {
 
     /// Ends it, when everything has arrived, and says what the peer has refused.
     fn finish(self: Box<Self>) -> LocalBoxFuture<'static, anyhow::Result<()>>;
+}
+
+impl Audience {
+    /// So many users, see [`user`].
+    #[must_use]
+    pub fn of(users: usize, members: usize) -> Self {
+        Self {
+            names: (0..users).map(user).collect(),
+            members,
+        }
+    }
+
+    /// How many users there are.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.names.len()
+    }
+
+    /// How many targets there are.
+    #[must_use]
+    pub fn targets(&self) -> usize {
+        self.users().div_ceil(self.members)
+    }
+
+    /// The names of those whom a message for `target` is for.
+    #[must_use]
+    pub fn names(&self, target: usize) -> &[String] {
+        let first = target * self.members;
+        &self.names[first..self.users().min(first + self.members)]
+    }
+
+    /// Each message is for all of them, and there are several.
+    #[must_use]
+    pub fn is_everyone(&self) -> bool {
+        self.members > 1 && self.members >= self.users()
+    }
 }
 
 /// Starts a peer.

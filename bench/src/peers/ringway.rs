@@ -6,12 +6,8 @@ use anyhow::{Context, bail};
 use futures_util::future::LocalBoxFuture;
 use logic_client::{LogicClient, Push, TryPushError};
 
-use super::{Counters, Door, Peer, Pusher, Stage};
-use crate::{
-    clients::{Clients, user},
-    gateway::Gateway,
-    metrics::Metrics,
-};
+use super::{Audience, Counters, Door, Peer, Pusher, Stage};
+use crate::{clients::Clients, gateway::Gateway, metrics::Metrics};
 
 /// A gateway, ours or one that runs already.
 pub struct Ringway {
@@ -28,15 +24,6 @@ pub struct Ringway {
     audience: Audience,
 }
 
-/// Whom messages are for.
-#[derive(Clone, Copy, Debug)]
-pub struct Audience {
-    /// All users.
-    pub users: usize,
-    /// How many of them get each message.
-    pub members: usize,
-}
-
 impl Ringway {
     /// Starts a gateway.
     ///
@@ -51,7 +38,7 @@ impl Ringway {
             admin: Some(own.admin),
             pid: Some(own.pid()),
             own: Some(own),
-            audience: Audience::of(stage),
+            audience: stage.audience.clone(),
         })
     }
 
@@ -71,35 +58,6 @@ impl Ringway {
             own: None,
             audience,
         }
-    }
-}
-
-impl Audience {
-    /// Of a stage.
-    #[must_use]
-    pub fn of(stage: &Stage) -> Self {
-        Self {
-            users: stage.users,
-            members: stage.members,
-        }
-    }
-
-    /// The names of those whom a message for `target` is for.
-    pub fn names(self, target: usize) -> impl Iterator<Item = String> {
-        let first = target * self.members;
-        (first..self.users.min(first + self.members)).map(user)
-    }
-
-    /// Each message is for all of them.
-    #[must_use]
-    pub fn is_everyone(self) -> bool {
-        self.members >= self.users
-    }
-
-    /// How many targets there are.
-    #[must_use]
-    pub fn targets(self) -> usize {
-        self.users.div_ceil(self.members)
     }
 }
 
@@ -124,11 +82,15 @@ impl Peer for Ringway {
         }
     }
 
+    fn services(&self) -> Option<SocketAddr> {
+        Some(self.grpc)
+    }
+
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {
         Box::pin(async {
             let builder = LogicClient::builder().gateway(self.grpc.to_string());
             let client = builder.connect().await.context("no logic client")?;
-            let pusher: Box<dyn Pusher> = Box::new(Mesh::new(client, self.audience));
+            let pusher: Box<dyn Pusher> = Box::new(Mesh::new(client, &self.audience));
             Ok(pusher)
         })
     }
@@ -158,11 +120,11 @@ struct Mesh {
 }
 
 impl Mesh {
-    fn new(client: LogicClient, audience: Audience) -> Self {
-        let push = |target| match (audience.members, audience.is_everyone()) {
-            (1, _) => Push::user(user(target)),
-            (_, true) => Push::everyone(),
-            _ => Push::users(audience.names(target)),
+    fn new(client: LogicClient, audience: &Audience) -> Self {
+        let push = |target| match audience.names(target) {
+            _ if audience.is_everyone() => Push::everyone(),
+            [user] => Push::user(user),
+            users => Push::users(users),
         };
         Self {
             client,

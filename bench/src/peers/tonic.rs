@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::Command};
 use anyhow::Context;
 use futures_util::future::LocalBoxFuture;
 
-use super::{Door, Peer, Pusher, Stage, generic::Generic, ringway::Audience};
+use super::{Audience, Door, Peer, Pusher, Stage, generic::Generic};
 use crate::{clients::Clients, process::Process};
 
 mod server;
@@ -35,7 +35,7 @@ impl Tonic {
             ws: ws.parse()?,
             grpc: grpc.parse()?,
             process,
-            audience: Audience::of(stage),
+            audience: stage.audience.clone(),
         })
     }
 }
@@ -59,7 +59,7 @@ impl Peer for Tonic {
 
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {
         Box::pin(async {
-            let pusher = Generic::push_stream(self.grpc, self.audience).await?;
+            let pusher = Generic::push_stream(self.grpc, self.audience.clone()).await?;
             let pusher: Box<dyn Pusher> = Box::new(pusher);
             Ok(pusher)
         })

@@ -16,7 +16,7 @@ mod net;
 mod oracle;
 mod plan;
 mod rest;
-mod rng;
+pub(crate) mod rng;
 mod run;
 mod seat;
 mod service;
