@@ -114,6 +114,11 @@ impl Figures {
         self.0.get(name).copied()
     }
 
+    /// The names of all figures, in the order in which people read them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        known_first(self).map(|(name, ..)| name)
+    }
+
     /// Name by name, the median of all that have it.
     #[must_use]
     pub fn median(rounds: &[Self]) -> Self {

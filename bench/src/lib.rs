@@ -2,6 +2,7 @@
 //!
 //! The binary `ringway-bench` puts these together; the end-to-end tests in `tests/` use them too.
 
+pub mod benchmarks;
 pub mod clients;
 pub mod clock;
 pub mod cpu;

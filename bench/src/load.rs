@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use hdrhistogram::Histogram;
 use tokio::{
     io::unix::AsyncFd,
@@ -22,7 +22,7 @@ use crate::{
     figures::{Figures, Sample},
     peers::{Audience, Counters, Opener, Peer, Pusher},
     report::Latency,
-    verify::Ledger,
+    verify::{Ledger, Wrong},
 };
 
 /// Whoever waits longer than this for the peer has lost a message.
@@ -276,7 +276,7 @@ impl<'a> Hand<'a> {
         let window = self.window.max(more);
         while self.awaited - self.run.delivered() + more > window {
             let received = timeout(PATIENCE, self.run.received.notified()).await;
-            received.with_context(|| self.stuck())?;
+            received.map_err(|_| self.stuck())?;
         }
         Ok(())
     }
@@ -285,15 +285,17 @@ impl<'a> Hand<'a> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while self.run.delivered() < self.awaited {
             let received = timeout_at(deadline, self.run.received.notified()).await;
-            received.with_context(|| self.stuck())?;
+            received.map_err(|_| self.stuck())?;
         }
         Ok(())
     }
 
-    fn stuck(&self) -> String {
+    fn stuck(&self) -> Wrong {
         let (delivered, awaited) = (self.run.delivered(), self.awaited);
         let faults = self.run.ledger.borrow().faults();
-        format!("{delivered} of {awaited} messages have arrived, and no more do: {faults:?}")
+        let what =
+            format!("{delivered} of {awaited} messages have arrived, and no more do: {faults:?}");
+        Wrong(what)
     }
 }
 

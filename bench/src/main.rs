@@ -4,8 +4,9 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use gateway_bench::{
-    crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol, idle, latency,
-    mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
+    benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol, idle,
+    latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
+    verify::Wrong,
 };
 use serde::Serialize;
 
@@ -50,6 +51,8 @@ enum Command {
     Fleet(fleet::Options),
     /// What a push costs both sides, with what the mesh does for it and without
     Mesh(mesh::Options),
+    /// Many of these, and a page with charts
+    Report(benchmarks::Options),
     /// A gateway of tonic and tokio-tungstenite: what others are compared with
     #[command(hide = true)]
     Tonic,
@@ -80,7 +83,10 @@ fn main() -> ExitCode {
     let command = Arguments::parse().command;
     run(command).unwrap_or_else(|error| {
         eprintln!("ringway-bench: {error:#}");
-        ExitCode::from(FAILED)
+        match error.is::<Wrong>() {
+            true => ExitCode::FAILURE,
+            false => ExitCode::from(FAILED),
+        }
     })
 }
 
@@ -98,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::ReconnectStorm(o) => found(o.setup.json, storm::run(&o, &launch)),
         Command::Crossing(o) => found(o.setup.json, crossing::run(&o, &launch)),
         Command::Scaling(o) => found(o.setup.json, scaling::run(&o, &launch)),
+        Command::Report(options) => benchmarks::run(&options, &program).map(|()| ExitCode::SUCCESS),
         Command::Hol(options) => {
             let report = hol::run(&options, &launch)?;
             print(&report, options.json)?;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use logic_client::{Event, Events, Kind, LogicClient, Push};
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ use crate::{
     memory::Memory,
     setup::Setup,
     throng::{Muster, Throng},
-    verify::{Faults, Ledger},
+    verify::{Faults, Ledger, Wrong},
 };
 
 /// What to do.
@@ -100,10 +100,10 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let second = talk.everybody(gateway.grpc)?;
 
     let state = throng.state()?;
-    ensure!(
-        state.received == 2 * setup.connections as u64,
-        "not everybody has got both messages: {state:?}"
-    );
+    if state.received != 2 * setup.connections as u64 {
+        let wrong = format!("not everybody has got both messages: {state:?}");
+        return Err(Wrong(wrong).into());
+    }
     let mut figures = Figures::default();
     figures.set("connected_in_seconds", connected.as_secs_f64());
     figures.set("rss_mib", memory.rss as f64 / f64::from(1 << 20));
@@ -198,7 +198,8 @@ impl Talk {
 /// Takes the next event. Says whether it was an answer.
 async fn answer(events: &mut Events, answered: &mut Ledger) -> anyhow::Result<bool> {
     let event = timeout(PATIENCE, events.next()).await;
-    let event = event.with_context(|| format!("no answers come: {:?}", answered.faults()))?;
+    let wrong = |what: &str| Wrong(format!("{what}: {:?}", answered.faults()));
+    let event = event.map_err(|_| wrong("no more answers come"))?;
     match event.context("the client is closed")? {
         Event::Message(message) => {
             let who = message
@@ -211,7 +212,7 @@ async fn answer(events: &mut Events, answered: &mut Ledger) -> anyhow::Result<bo
                 .check(who.context("a stranger")?, text, &message.payload)
                 .is_none()
             {
-                bail!("a wrong answer: {:?}", answered.faults());
+                return Err(Wrong(format!("a wrong answer: {:?}", answered.faults())).into());
             }
             Ok(true)
         }

@@ -19,7 +19,7 @@ use crate::{
     peers::Peer,
     report::Latency,
     setup::Setup,
-    verify::{Checker, Issuer, Ledger},
+    verify::{Checker, Issuer, Ledger, Wrong},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -176,7 +176,8 @@ impl Service {
                 return Ok(());
             }
             let more = timeout(PATIENCE, self.received.notified()).await;
-            more.with_context(|| format!("{received} messages have arrived, and no more do"))?;
+            let stuck = || format!("{received} of {sent} messages have arrived, and no more do");
+            more.map_err(|_| Wrong(stuck()))?;
         }
     }
 

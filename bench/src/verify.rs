@@ -49,6 +49,18 @@ pub struct Faults {
     pub astray: u64,
 }
 
+/// Messages are not as they should be, so that a measurement ends: with exit status 1.
+#[derive(Clone, Debug)]
+pub struct Wrong(pub String);
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
 impl Faults {
     /// Nothing went wrong.
     #[must_use]

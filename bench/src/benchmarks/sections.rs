@@ -1,0 +1,128 @@
+//! What is measured for the report, and how.
+
+/// One command line of `ringway-bench`.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Short, and part of file names.
+    pub name: &'static str,
+    /// Without `--json`.
+    pub arguments: &'static str,
+}
+
+/// In the order of the page.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        name: "unicast-100",
+        arguments: "unicast --connections 100 --seconds 2 --rounds 3 --against tonic,limit,limit-joined",
+    },
+    Section {
+        name: "unicast-1000",
+        arguments: "unicast --connections 1000 --seconds 2 --rounds 5 --against tonic,limit,limit-joined",
+    },
+    Section {
+        name: "unicast-4000",
+        arguments: "unicast --connections 4000 --seconds 2 --rounds 3 --against tonic,limit,limit-joined",
+    },
+    Section {
+        name: "unicast-10000",
+        arguments: "unicast --connections 10000 --seconds 2 --rounds 5 --against tonic,limit,limit-joined",
+    },
+    Section {
+        name: "unicast-1200B",
+        arguments: "unicast --connections 1000 --payload 1200 --seconds 2 --rounds 5 --against tonic,limit,limit-joined",
+    },
+    Section {
+        name: "multicast",
+        arguments: "multicast --connections 1000 --members 100 --seconds 2 --rounds 3 --against tonic,limit",
+    },
+    Section {
+        name: "broadcast",
+        arguments: "broadcast --connections 10000 --seconds 2 --rounds 5 --against tonic,limit",
+    },
+    Section {
+        name: "latency-5000",
+        arguments: "latency --connections 1000 --rate 5000 --seconds 3 --rounds 5 --against tonic",
+    },
+    Section {
+        name: "latency-20000",
+        arguments: "latency --connections 1000 --rate 20000 --seconds 3 --rounds 5 --against tonic",
+    },
+    Section {
+        name: "latency-50000",
+        arguments: "latency --connections 1000 --rate 50000 --seconds 3 --rounds 5 --against tonic",
+    },
+    Section {
+        name: "upstream",
+        arguments: "upstream --connections 1000 --seconds 3 --rounds 3",
+    },
+    Section {
+        name: "idle",
+        arguments: "idle --connections 10000 --rounds 3 --against tonic",
+    },
+    Section {
+        name: "connect",
+        arguments: "connect --connections 10000 --batches 2 --rounds 3 --against tonic",
+    },
+    Section {
+        name: "reconnect-storm",
+        arguments: "reconnect-storm --connections 15000",
+    },
+    Section {
+        name: "crossing",
+        arguments: "crossing --connections 1000 --seconds 2 --rounds 5",
+    },
+    Section {
+        name: "scaling",
+        arguments: "scaling --connections 1000 --seconds 2 --rounds 5",
+    },
+];
+
+impl Section {
+    /// The same in small: a few hundred connections, a second at most, once.
+    #[must_use]
+    pub fn quick(&self) -> String {
+        let mut words = self.arguments.split(' ');
+        let mut quick = Vec::new();
+        while let Some(word) = words.next() {
+            quick.push(word.to_owned());
+            let small = match word {
+                "--connections" => 200,
+                "--members" => 20,
+                "--seconds" | "--rounds" | "--batches" => 1,
+                "--rate" => 2_000,
+                _ => continue,
+            };
+            let value = words.next().and_then(|value| value.parse::<u32>().ok());
+            quick.push(value.map_or(small, |value| value.min(small)).to_string());
+        }
+        quick.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_once() {
+        for (at, section) in SECTIONS.iter().enumerate() {
+            assert!(
+                SECTIONS[..at]
+                    .iter()
+                    .all(|other| other.name != section.name)
+            );
+        }
+    }
+
+    #[test]
+    fn quick_ones_are_small_and_measure_the_same() {
+        let quick = Section {
+            name: "",
+            arguments: "latency --connections 1000 --rate 50000 --seconds 3 --rounds 5 --against tonic",
+        };
+        assert_eq!(
+            quick.quick(),
+            "latency --connections 200 --rate 2000 --seconds 1 --rounds 1 --against tonic"
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! A peer that loses, doubles, swaps or damages messages is found out.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use futures_util::future::LocalBoxFuture;
+use gateway_bench::{
+    load::{self, Flow, Plan, Until},
+    peers::{Audience, Door, Peer, Pusher},
+    verify::{Faults, Wrong},
+};
+
+const USERS: usize = 3;
+const MESSAGES: u64 = 300;
+/// Which of them goes wrong.
+const VICTIM: u64 = 100;
+
+/// What happens to a message: given it and the one after it, what is sent.
+type Crime = fn(Vec<u8>, Vec<u8>) -> Vec<Vec<u8>>;
+
+#[test]
+fn honest_peers_have_no_faults() {
+    let faults = faults_of(|first, second| vec![first, second]).unwrap();
+    assert!(faults.is_none(), "{faults:?}");
+}
+
+#[test]
+fn a_message_twice_is_seen() {
+    let faults = faults_of(|first, second| vec![first.clone(), first, second]).unwrap();
+    assert_eq!(
+        faults,
+        Faults {
+            late: 1,
+            ..Faults::default()
+        }
+    );
+}
+
+#[test]
+fn a_lost_message_ends_the_run_as_wrong() {
+    let error = faults_of(|_, second| vec![second]).unwrap_err();
+    assert!(error.is::<Wrong>(), "{error:#}");
+}
+
+#[test]
+fn swapped_messages_end_the_run_as_wrong() {
+    let error = faults_of(|first, second| vec![second, first]).unwrap_err();
+    assert!(error.is::<Wrong>(), "{error:#}");
+}
+
+#[test]
+fn a_wrong_byte_ends_the_run_as_wrong() {
+    let damage = |mut first: Vec<u8>, second| {
+        *first.last_mut().unwrap() ^= 1;
+        vec![first, second]
+    };
+    let error = faults_of(damage).unwrap_err();
+    assert!(error.is::<Wrong>(), "{error:#}");
+    assert!(error.to_string().contains("damaged: 1"), "{error:#}");
+}
+
+fn faults_of(crime: Crime) -> anyhow::Result<Faults> {
+    let peer = Crook::start(crime);
+    let plan = Plan {
+        audience: Audience::of(USERS, 1),
+        payload: 64,
+        flow: Flow::Window(4),
+        until: Until::Messages(MESSAGES),
+    };
+    Ok(load::run(&peer, &plan)?.faults)
+}
+
+/// A server in this process whose pusher writes to the clients' sockets itself.
+struct Crook {
+    address: SocketAddr,
+    sockets: Arc<Mutex<Vec<TcpStream>>>,
+    crime: Crime,
+}
+
+impl Crook {
+    fn start(crime: Crime) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sockets = Arc::new(Mutex::new(Vec::new()));
+        let theirs = Arc::clone(&sockets);
+        // Clients connect one after the other: the sockets are those of users 0, 1, 2.
+        thread::spawn(move || {
+            for _ in 0..USERS {
+                let (mut socket, _) = listener.accept().unwrap();
+                let (mut request, mut byte) = (Vec::new(), [0]);
+                while !request.ends_with(b"\r\n\r\n") {
+                    socket.read_exact(&mut byte).unwrap();
+                    request.push(byte[0]);
+                }
+                // Before the answer: whoever is welcome is there already.
+                theirs.lock().unwrap().push(socket.try_clone().unwrap());
+                let welcome = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                               Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                socket.write_all(welcome.as_bytes()).unwrap();
+            }
+        });
+        Self {
+            address,
+            sockets,
+            crime,
+        }
+    }
+}
+
+impl Peer for Crook {
+    fn about(&self) -> String {
+        "a crook".into()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        vec![std::process::id()]
+    }
+
+    fn door(&self, _user: &str) -> Door {
+        Door {
+            address: self.address,
+            target: "/".into(),
+            greeting: Vec::new(),
+        }
+    }
+
+    fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {
+        Box::pin(async {
+            let hands: Box<dyn Pusher> = Box::new(Hands {
+                sockets: Arc::clone(&self.sockets),
+                crime: self.crime,
+                pushed: 0,
+                held: None,
+            });
+            Ok(hands)
+        })
+    }
+
+    fn in_a_row(&self) -> usize {
+        // So that the victim and the next message are for the same user.
+        2
+    }
+}
+
+struct Hands {
+    sockets: Arc<Mutex<Vec<TcpStream>>>,
+    crime: Crime,
+    pushed: u64,
+    held: Option<Vec<u8>>,
+}
+
+impl Pusher for Hands {
+    fn push(&mut self, target: usize, payload: Vec<u8>) -> bool {
+        self.pushed += 1;
+        let messages = match (self.pushed, self.held.take()) {
+            (_, Some(held)) => (self.crime)(held, payload),
+            (pushed, None) if pushed == VICTIM + 1 => {
+                self.held = Some(payload);
+                return true;
+            }
+            _ => vec![payload],
+        };
+        for message in messages {
+            let mut frame = vec![0x82, message.len() as u8];
+            frame.extend_from_slice(&message);
+            self.sockets.lock().unwrap()[target]
+                .write_all(&frame)
+                .unwrap();
+        }
+        true
+    }
+
+    fn flush(&mut self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn finish(self: Box<Self>) -> LocalBoxFuture<'static, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
