@@ -11,7 +11,7 @@ use crate::{
     gateway::Launch,
     peers::{Peer, Stage},
     setup::Setup,
-    throng::{Muster, Throng},
+    throng::{Muster, SOMEBODY, Throng},
     verify::Faults,
 };
 
@@ -58,7 +58,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
 fn measure(options: &Options, stage: &Stage, peer: &mut dyn Peer) -> anyhow::Result<Sample> {
     let pids = peer.pids();
     let muster = |net| Muster {
-        address: peer.door("nobody").address,
+        door: peer.door(SOMEBODY),
         clients: options.setup.connections,
         processes: options.load_processes,
         payload: options.setup.payload,

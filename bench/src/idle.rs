@@ -8,7 +8,7 @@ use crate::{
     memory::Memory,
     peers::{Peer, Stage},
     setup::Setup,
-    throng::{Muster, Throng},
+    throng::{Muster, SOMEBODY, Throng},
     verify::Faults,
 };
 
@@ -45,7 +45,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
 fn measure(options: &Options, stage: &Stage, peer: &mut dyn Peer) -> anyhow::Result<Sample> {
     let pids = peer.pids();
     let muster = Muster {
-        address: peer.door("nobody").address,
+        door: peer.door(SOMEBODY),
         clients: options.setup.connections,
         processes: options.load_processes,
         payload: options.setup.payload,

@@ -147,6 +147,13 @@ impl Run {
         let after = self.usage(peer)?;
         hand.pusher.finish().await?;
         let mut figures = before.figures(&after, pushing);
+        let load = (after.load - before.load).as_secs_f64() / (after.at - before.at).as_secs_f64();
+        let load_name = match plan.flow {
+            Flow::Window(_) => "load_cores",
+            // It never sleeps: what it uses says nothing.
+            Flow::Rate(_) => "spinning_load_cores",
+        };
+        figures.set(load_name, load);
         figures.set_latency(&Latency::of(&self.latency.borrow()));
         Ok(figures)
     }
@@ -214,7 +221,8 @@ impl<'a> Hand<'a> {
 
     async fn in_window(&mut self, began: Instant, until: Until) -> anyhow::Result<()> {
         let before = self.pushed;
-        let burst = BURST.min(self.window / self.members).max(1);
+        // A part of the window: what is on its way meanwhile keeps the peer busy.
+        let burst = BURST.min(self.window / self.members / 4).max(1);
         loop {
             let burst = match until {
                 Until::Time(length) if began.elapsed() >= length => return Ok(()),
@@ -311,10 +319,6 @@ impl Usage {
         figures.set("seconds", seconds);
         figures.set("pushing_seconds", pushing.as_secs_f64());
         figures.set("messages_per_second", messages / seconds);
-        figures.set(
-            "load_cores",
-            (after.load - self.load).as_secs_f64() / seconds,
-        );
         if let Some((before, after)) = self.server.zip(after.server) {
             let server = (after - before).as_secs_f64();
             figures.set("server_micros_per_message", server * 1e6 / messages);

@@ -12,13 +12,14 @@ use logic_client::{Event, Events, Kind, LogicClient, Push};
 use tokio::time::timeout;
 
 use crate::{
-    clients::user,
+    clients::{Clients, user},
     clock, cpu,
     figures::{Figures, Findings, Sample},
     gateway::{Gateway, Launch},
     memory::Memory,
+    peers::Door,
     setup::Setup,
-    throng::{Muster, Throng},
+    throng::{Muster, SOMEBODY, Throng},
     verify::{Faults, Ledger, Wrong},
 };
 
@@ -76,7 +77,11 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let gateway = launch.start()?;
     let patience = Duration::from_secs_f64(options.patience);
     let muster = Muster {
-        address: gateway.ws,
+        door: Door {
+            address: gateway.ws,
+            target: Clients::target(SOMEBODY),
+            greeting: Vec::new(),
+        },
         clients: setup.connections,
         processes: options.load_processes,
         payload: setup.payload,
@@ -91,12 +96,13 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let memory = Memory::of(&[gateway.pid()])?;
 
     let listen = [gateway.ws, gateway.grpc, gateway.admin];
-    let attempts = throng.state()?.attempts;
+    let before = throng.state()?;
     let began = Instant::now();
     drop(gateway);
     let gateway = again(&launch, listen)?;
     let ready = began.elapsed();
-    let back = throng.until_open(began, patience)?;
+    let lost = before.lost + setup.connections as u64;
+    let back = throng.until_open(began, patience, lost)?;
     let second = talk.everybody(gateway.grpc)?;
 
     let state = throng.state()?;
@@ -110,7 +116,10 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     figures.set("ready_again_after_seconds", ready.as_secs_f64());
     figures.set("all_back_after_seconds", back.as_secs_f64());
     figures.set("refused_for_good", state.refused as f64);
-    figures.set("attempts_to_come_back", (state.attempts - attempts) as f64);
+    figures.set(
+        "attempts_to_come_back",
+        (state.attempts - before.attempts) as f64,
+    );
     figures.set("lost", state.lost as f64);
     figures.set("all_answered_in_seconds", first.as_secs_f64());
     figures.set("all_answered_again_in_seconds", second.as_secs_f64());

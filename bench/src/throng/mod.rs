@@ -14,13 +14,15 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use crate::{clients::OTHER_DESCRIPTORS, cpu, process, verify::Faults};
+use crate::{clients::OTHER_DESCRIPTORS, cpu, peers::Door, process, verify::Faults};
 
 mod member;
 mod work;
 
 pub use work::run;
 
+/// Stands for the name of a user in the target of a [`Door`].
+pub const SOMEBODY: &str = "{user}";
 /// Most clients of one process: ports of one source address for one destination are fewer than 28,232.
 const MOST: usize = 16_000;
 /// How often processes are asked how far they are.
@@ -32,6 +34,9 @@ pub struct Options {
     /// Where clients connect
     #[arg(long)]
     pub address: SocketAddr,
+    /// Path and query of their handshakes, with `{user}` for the name
+    #[arg(long)]
+    pub target: String,
     /// Where they come from
     #[arg(long)]
     pub source: Ipv4Addr,
@@ -95,8 +100,8 @@ struct Company {
 /// What a throng is made of.
 #[derive(Clone, Debug)]
 pub struct Muster {
-    /// Where clients connect.
-    pub address: SocketAddr,
+    /// Where clients connect: that of the user [`SOMEBODY`].
+    pub door: Door,
     /// How many, with a user each.
     pub clients: usize,
     /// Processes at least; more are taken where descriptors do not suffice.
@@ -129,7 +134,8 @@ impl Throng {
         for at in 0..needed {
             let first = at * share;
             let options = Options {
-                address: muster.address,
+                address: muster.door.address,
+                target: muster.door.target.clone(),
                 source: Ipv4Addr::new(127, 0, muster.net, 1 + at as u8),
                 first,
                 count: share.min(muster.clients - first.min(muster.clients)),
@@ -171,18 +177,24 @@ impl Throng {
     pub fn connect(&mut self, patience: Duration) -> anyhow::Result<Duration> {
         let began = Instant::now();
         self.order(Order::Connect)?;
-        self.until_open(began, patience)
+        self.until_open(began, patience, 0)
     }
 
-    /// Waits until everybody is connected, and says how long that is after `began`.
+    /// Waits until everybody is connected, after so many connections were `lost` since the processes were started. Says how
+    /// long that is after `began`.
     ///
     /// # Errors
     /// As [`Throng::connect`].
-    pub fn until_open(&mut self, began: Instant, patience: Duration) -> anyhow::Result<Duration> {
+    pub fn until_open(
+        &mut self,
+        began: Instant,
+        patience: Duration,
+        lost: u64,
+    ) -> anyhow::Result<Duration> {
         loop {
             let state = self.state()?;
             let elapsed = began.elapsed();
-            if state.open == self.clients {
+            if state.open == self.clients && state.lost >= lost {
                 return Ok(elapsed);
             }
             let open = state.open;
@@ -231,6 +243,7 @@ impl Company {
         command.arg("throng");
         for (name, value) in [
             ("--address", options.address.to_string()),
+            ("--target", options.target.clone()),
             ("--source", options.source.to_string()),
             ("--first", options.first.to_string()),
             ("--count", options.count.to_string()),

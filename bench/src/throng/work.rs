@@ -17,11 +17,11 @@ use rustix::event::{
 };
 
 use super::{
-    Options, Order, State,
+    Options, Order, SOMEBODY, State,
     member::{Member, Turn},
 };
 use crate::{
-    clients::{Clients, check_descriptors, user},
+    clients::{check_descriptors, user},
     simulate::rng::Rng,
     verify::{Checker, Ledger},
 };
@@ -157,7 +157,7 @@ impl<'a> Work<'a> {
         seat.attempt += 1;
         self.state.attempts += 1;
         self.shaking += 1;
-        let target = Clients::target(&user(options.first + at));
+        let target = target(options, at);
         let begun = Member::begin(options.source, options.address, &target);
         let Ok(member) = begun else {
             self.end(at, Turn::Lost);
@@ -185,7 +185,7 @@ impl<'a> Work<'a> {
             return;
         };
         if member.is_connecting() {
-            let target = Clients::target(&user(options.first + at));
+            let target = target(options, at);
             if member.ask(options.address, &target).is_err() {
                 self.end(at, Turn::Lost);
                 return;
@@ -282,4 +282,9 @@ impl<'a> Work<'a> {
             }
         }
     }
+}
+
+/// Of the handshake of a client.
+fn target(options: &Options, at: usize) -> String {
+    options.target.replace(SOMEBODY, &user(options.first + at))
 }
