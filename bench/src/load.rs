@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     convert::Infallible,
+    io,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -70,6 +71,9 @@ struct Run {
     latency: RefCell<Histogram<u64>>,
     received: Notify,
 }
+
+/// Whose connection is over, and the code and reason of the Close.
+type Closed = (usize, Option<u16>, String);
 
 /// What has been used up so far.
 struct Usage {
@@ -173,6 +177,27 @@ impl Run {
 
     fn delivered(&self) -> u64 {
         self.ledger.borrow().delivered()
+    }
+
+    /// Takes what has arrived. Says whether there was anything, and who was closed.
+    fn take(
+        &self,
+        clients: &mut Clients,
+        opener: &mut Opener,
+    ) -> io::Result<(bool, Option<Closed>)> {
+        let (now, mut closed) = (clock::now(), None);
+        let (mut ledger, mut latency) = (self.ledger.borrow_mut(), self.latency.borrow_mut());
+        let came = clients.receive(Duration::ZERO, |client, event| match event {
+            Event::Message { text, payload } => {
+                opener(client, text, payload, &mut |text, message| {
+                    if let Some(sent) = ledger.check(client, text, message) {
+                        latency.saturating_record(now.saturating_sub(sent));
+                    }
+                });
+            }
+            Event::Closed { code, reason } => closed = Some((client, code, reason.to_owned())),
+        })?;
+        Ok((came, closed))
     }
 }
 
@@ -348,24 +373,11 @@ async fn receive_all(
     // What took its place is unsafe, and asks that the descriptor stay open: an `OwnedFd` does.
     #[allow(deprecated)]
     let readiness = AsyncFd::new(clients.readiness().try_clone_to_owned()?)?;
-    let mut closed = None;
     loop {
         let mut ready = readiness.readable().await?;
         loop {
-            let now = clock::now();
-            let (mut ledger, mut latency) = (run.ledger.borrow_mut(), run.latency.borrow_mut());
-            let came = clients.receive(Duration::ZERO, |client, event| match event {
-                Event::Message { text, payload } => {
-                    opener(client, text, payload, &mut |text, message| {
-                        if let Some(sent) = ledger.check(client, text, message) {
-                            latency.saturating_record(now.saturating_sub(sent));
-                        }
-                    });
-                }
-                Event::Closed { code, reason } => closed = Some((client, code, reason.to_owned())),
-            })?;
-            drop((ledger, latency));
-            if let Some((client, code, reason)) = closed.take() {
+            let (came, closed) = run.take(clients, opener)?;
+            if let Some((client, code, reason)) = closed {
                 bail!("client {client} was closed with {code:?} {reason:?}");
             }
             if !came {

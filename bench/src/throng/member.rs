@@ -3,7 +3,6 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -62,7 +61,7 @@ impl Member {
             Err(error) => return Err(error.into()),
         }
         let mut member = Self {
-            socket: TcpStream::from(OwnedFd::from(socket)),
+            socket: TcpStream::from(socket),
             stage: Stage::Connecting,
             partial: Vec::new(),
         };
@@ -123,10 +122,10 @@ impl Member {
             at += frame.end;
             let payload = frame.payload;
             match frame.opcode {
-                TEXT | BINARY => {
-                    if take(frame.opcode == TEXT, payload) {
-                        self.socket.write_all(&wire::frame(frame.opcode, payload))?;
-                    }
+                opcode @ (TEXT | BINARY) => {
+                    let answer =
+                        take(opcode == TEXT, payload).then(|| wire::frame(opcode, payload));
+                    self.socket.write_all(&answer.unwrap_or_default())?;
                 }
                 PING => self.socket.write_all(&wire::frame(PONG, payload))?,
                 CLOSE => {
