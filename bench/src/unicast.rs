@@ -52,7 +52,7 @@ pub struct Options {
     /// Measure this many messages instead
     #[arg(long)]
     pub messages: Option<u64>,
-    /// What moves the bytes of the gateway that is started: auto, io_uring or epoll
+    /// What moves the bytes of the gateway that is started: auto, uring, monoio, epoll or glommio
     #[arg(long, value_name = "DRIVER")]
     pub driver: Option<String>,
     /// Start this `ringway` instead of the gateway built in here

@@ -43,11 +43,7 @@ fn every_shard_has_its_thread_core_and_ring() {
                 );
             }
         }
-        let wanted = if driver == DriverChoice::IoUring {
-            3
-        } else {
-            0
-        };
+        let wanted = if driver == DriverChoice::Monoio { 3 } else { 0 };
         assert_eq!(self::rings() - rings, wanted, "a ring each");
     }
 }

@@ -13,6 +13,7 @@ mod registry;
 mod render;
 mod sessions;
 mod settings;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod timesheet;
@@ -29,6 +30,7 @@ pub use registry::Registry;
 pub use render::{as_markdown, as_toml};
 pub use sessions::Sessions;
 pub use settings::{Kind, Section, Setting, find, settings};
+pub use shards::{DriverChoice, Shards};
 pub use timesheet::Timesheet;
 
 /// All settings of a gateway.
@@ -76,33 +78,6 @@ pub struct Gateway {
     /// Allows gRPC and admin listeners beyond loopback, and trusts `?user=` of clients there, although nobody is
     /// authenticated yet.
     pub insecure: bool,
-}
-
-/// Shards: threads and cores.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Shards {
-    /// How many shards, at most 1,024. 0: the smaller of the allowed cores and the CPU quota.
-    #[schemars(range(min = 0, max = 1024))]
-    pub count: u32,
-    /// The CPU of each shard, in order, as many as there are shards. Empty: the allowed CPUs in order, unpinned under a CPU quota.
-    #[schemars(inner(range(min = 0, max = 65_535)))]
-    pub cores: Vec<usize>,
-    /// What moves the bytes: `auto`, `io_uring` or `epoll`.
-    pub driver: DriverChoice,
-}
-
-/// What moves the bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DriverChoice {
-    /// io_uring where the kernel allows it, epoll otherwise, with a warning.
-    #[default]
-    Auto,
-    /// monoio on io_uring, or refuse to start.
-    IoUring,
-    /// monoio on epoll.
-    Epoll,
 }
 
 /// Clients: WebSocket.

@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 use gateway_core::{
     bootstrap::{Extras, Running, start},
-    config::{Config, DriverChoice},
+    config::{Config, DriverChoice, Shards},
+    driver::{DRIVER_VARIABLE, choose},
 };
 use gateway_proto::v1::{self, message_request::Target};
 use h2_stream::{Client, ClientEvent, Metadata, StreamId};
@@ -36,12 +37,22 @@ pub struct Logic {
     finished: HashSet<StreamId>,
 }
 
-/// What the driver under test may be: both, or the one that the environment asks for.
+/// The drivers under test: the one that the environment asks for, or all that this build and host can do.
 pub fn drivers() -> Vec<DriverChoice> {
-    match std::env::var("RINGWAY_SHARDS_DRIVER").as_deref() {
-        Ok("epoll") => vec![DriverChoice::Epoll],
-        _ => vec![DriverChoice::IoUring, DriverChoice::Epoll],
+    if let Ok(name) = std::env::var(DRIVER_VARIABLE) {
+        return vec![DriverChoice::named(&name).unwrap()];
     }
+    let works = |driver: &DriverChoice| {
+        let shards = Shards {
+            driver: *driver,
+            ..Default::default()
+        };
+        // What falls back to another driver is no driver of its own.
+        choose(&shards).is_ok_and(|chosen| chosen.lacks.is_none())
+    };
+    let all = DriverChoice::ALL.into_iter();
+    let named = all.filter(|driver| *driver != DriverChoice::Auto);
+    named.filter(works).collect()
 }
 
 impl Gateway {
