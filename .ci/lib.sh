@@ -16,7 +16,7 @@ export RINGWAY=${RINGWAY:-$root/target/release/ringway}
 
 # Every driver, as `shards.driver` names it; the first is the one that `auto` takes. What needs another build than the usual one
 # says so in `driver_features`.
-drivers=(monoio epoll)
+drivers=(monoio uring epoll)
 declare -A driver_features=()
 
 # on_driver NAME COMMAND...: gateways that COMMAND starts run on that driver.

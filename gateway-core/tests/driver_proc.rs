@@ -43,7 +43,11 @@ fn every_shard_has_its_thread_core_and_ring() {
                 );
             }
         }
-        let wanted = if driver == DriverChoice::Monoio { 3 } else { 0 };
+        let wanted = if matches!(driver, DriverChoice::Monoio | DriverChoice::Uring) {
+            3
+        } else {
+            0
+        };
         assert_eq!(self::rings() - rings, wanted, "a ring each");
     }
 }

@@ -17,6 +17,7 @@ mod shards;
 #[cfg(test)]
 mod tests;
 mod timesheet;
+mod uring;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -32,6 +33,7 @@ pub use sessions::Sessions;
 pub use settings::{Kind, Section, Setting, find, settings};
 pub use shards::{DriverChoice, Shards};
 pub use timesheet::Timesheet;
+pub use uring::Uring;
 
 /// All settings of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +57,8 @@ pub struct Config {
     pub directory: Directory,
     /// What one tick of a shard may take.
     pub tick: Tick,
+    /// Rings of the driver `uring`.
+    pub uring: Uring,
     /// Queues between shards.
     pub lanes: Lanes,
     /// Bounds of a shard's tables.
@@ -239,6 +243,10 @@ pub struct Tick {
     /// Most batches taken from lanes.
     #[schemars(range(min = 1, max = 1 << 16))]
     pub lane_batches: usize,
+    /// How long a shard without work looks on before it sleeps, in microseconds: to be woken takes longer, and a core is
+    /// busy meanwhile.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub spin_us: u64,
 }
 
 /// Queues between shards.
@@ -403,6 +411,7 @@ impl Default for Tick {
             conn_bytes: 64 << 10,
             slice: 256,
             lane_batches: 64,
+            spin_us: 0,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::env;
 
-use super::{Driver, monoio};
+use super::{Driver, monoio, uring};
 use crate::config::{self, DriverChoice};
 
 /// Overrides `shards.driver = "auto"`: so that every test can be made to run on any driver.
@@ -80,7 +80,10 @@ fn wanted(config: DriverChoice, variable: &str) -> Result<DriverChoice, DriverEr
 fn find(choice: DriverChoice) -> Result<Driver, String> {
     match choice {
         DriverChoice::Auto => Ok(best().driver),
-        DriverChoice::Uring => Err("this build does not have it".to_owned()),
+        DriverChoice::Uring => match uring::probe() {
+            Ok(()) => Ok(Driver::Uring),
+            Err(error) => Err(error.to_string()),
+        },
         DriverChoice::Monoio => match monoio::probe() {
             Ok(flags) => Ok(Driver::MonoioRing(flags)),
             Err(error) => Err(format!("io_uring is not available here: {error}")),

@@ -37,10 +37,13 @@ use crate::{shard::Shard, timesheet::Timesheet};
 use crate::{gateway::Gateway, lanes::Lanes, metrics::Metrics};
 
 mod choice;
+mod failures;
 pub mod listen;
 pub mod mailbox;
 pub mod monoio;
 pub mod placement;
+mod spin;
+pub mod uring;
 pub mod watch;
 
 pub use choice::{Chosen, DRIVER_VARIABLE, DriverError, choose};
@@ -49,6 +52,8 @@ use mailbox::{Mailbox, Port};
 /// What moves the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
+    /// A bare io_uring.
+    Uring,
     /// monoio on io_uring.
     MonoioRing(monoio::RingFlags),
     /// monoio on epoll.
@@ -88,6 +93,7 @@ impl Driver {
     /// The kernel refuses the ring, the epoll instance or a registration.
     pub fn run(self, seat: Seat, up: impl FnOnce()) -> io::Result<()> {
         match self {
+            Self::Uring => uring::run(seat, up),
             Self::MonoioRing(flags) => monoio::run_on_ring(flags, seat, up),
             Self::MonoioEpoll => monoio::run_on_epoll(seat, up),
         }
@@ -97,6 +103,7 @@ impl Driver {
 impl fmt::Display for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Uring => "uring",
             Self::MonoioRing(_) => "monoio (io_uring)",
             Self::MonoioEpoll => "monoio (epoll)",
         })
