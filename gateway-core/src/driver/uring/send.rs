@@ -124,7 +124,9 @@ impl Reactor {
             }
             SocketId::Link(_) => self.metrics.sent_bytes_logic.add(sent as u64),
         }
-        self.shard.sent(now, socket, sent);
+        if sent > 0 {
+            self.shard.sent(now, socket, sent);
+        }
     }
 
     /// A client's socket that was full has room again.
