@@ -152,11 +152,6 @@ impl Table {
         self.link(id)?;
         self.links[id.slot as usize].take()
     }
-
-    /// Takes out all links.
-    pub(super) fn drain_links(&mut self) -> impl Iterator<Item = Link> {
-        self.links.drain(..).flatten()
-    }
 }
 
 #[cfg(test)]
