@@ -32,9 +32,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{gateway::Gateway, lanes::Lanes, metrics::Metrics};
 #[cfg(doc)]
 use crate::{shard::Shard, timesheet::Timesheet};
-use crate::{gateway::Gateway, lanes::Lanes, metrics::Metrics};
 
 mod choice;
 mod failures;

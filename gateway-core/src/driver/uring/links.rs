@@ -90,7 +90,10 @@ impl Reactor {
         }
         let wanted = part.min(LINK_READ);
         let buffer = &mut self.buffer[..wanted];
-        match recv(&link.fd, &mut *buffer, RecvFlags::DONTWAIT) {
+        let read = self
+            .sheet
+            .kernel(|| recv(&link.fd, &mut *buffer, RecvFlags::DONTWAIT));
+        match read {
             Ok((_, 0)) => self.lost(now, socket, Closed::Eof),
             Ok((_, n)) => {
                 if n == wanted {

@@ -1,6 +1,8 @@
 //! The tick.
 
-use std::{cell::Cell, collections::HashMap, collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    cell::Cell, collections::HashMap, collections::VecDeque, io, rc::Rc, sync::Arc, time::Duration,
+};
 
 use rustix::event::PollFlags;
 
@@ -22,10 +24,12 @@ use crate::{
         Clock, Seat,
         mailbox::{Mailbox, Order, Port},
         spin::Spin,
+        watch,
     },
     identity::{ConnId, LinkId, SocketId},
     metrics::Metrics,
     shard::Shard,
+    timesheet::{Rest, Timesheet},
 };
 
 /// The longest sleep: a shard that is alive shows it by ticking.
@@ -70,6 +74,9 @@ pub(super) struct Reactor {
     pub(super) adopting: Box<[Cell<i32>; ACCEPTS]>,
     /// Something is left for the next tick, which must not wait.
     pub(super) again: bool,
+    /// Completions taken in this tick.
+    taken: u64,
+    pub(super) sheet: Rc<Timesheet>,
     spin: Spin,
 }
 
@@ -83,14 +90,11 @@ impl Reactor {
         let (conn_bytes, link_bytes) = (config.tick.conn_bytes, config.tick.link_bytes);
         let spin_us = config.tick.spin_us;
         let buffers = usize::from(config.uring.ring_buffers);
+        let rings = Rings::new(shape(&config.uring))?;
+        let metrics = Arc::clone(&seat.metrics);
+        let shard = Shard::new(seat.gateway, metrics, seat.lanes, seat.seed);
         Ok(Self {
-            rings: Rings::new(shape(&config.uring))?,
-            shard: Shard::new(
-                seat.gateway,
-                Arc::clone(&seat.metrics),
-                seat.lanes,
-                seat.seed,
-            ),
+            rings,
             table: Table::default(),
             door: Some(Door::new(seat.ws)),
             services: seat.grpc.into_iter().map(Services::new).collect(),
@@ -111,6 +115,9 @@ impl Reactor {
             leavers: Leavers::default(),
             adopting: Box::new([const { Cell::new(-1) }; ACCEPTS]),
             again: false,
+            taken: 0,
+            sheet: watch::start(&shard, seat.clock),
+            shard,
             spin: Spin::new(spin_us),
         })
     }
@@ -122,16 +129,20 @@ impl Reactor {
     pub(super) fn run(mut self, up: impl FnOnce()) -> io::Result<()> {
         self.await_bell();
         up();
-        while self.tick() {
-            self.rest()?;
+        loop {
+            let started = self.now();
+            if !self.tick(started) {
+                break;
+            }
+            self.rest(started)?;
         }
         self.rings.hang_up();
         Ok(())
     }
 
     /// False: the shard has ended.
-    fn tick(&mut self) -> bool {
-        let now = self.now();
+    fn tick(&mut self, now: Duration) -> bool {
+        self.sheet.begin(now);
         self.again = false;
         self.mailbox.bell().wake_up();
         if self.take_orders(now) {
@@ -152,7 +163,6 @@ impl Reactor {
         self.rearm();
         self.flush();
         self.ring_others();
-        self.count(now);
         !self.shard.is_drained()
     }
 
@@ -172,6 +182,7 @@ impl Reactor {
             let Some((ring, completion)) = self.rings.next() else {
                 return;
             };
+            self.taken += 1;
             self.completed(now, ring, completion);
         }
     }
@@ -216,22 +227,33 @@ impl Reactor {
         }
     }
 
-    fn count(&self, started: Duration) {
+    /// The end of the tick.
+    fn count(&self, started: Duration) -> Duration {
         let now = self.now();
         self.metrics.ticks.add(1);
         self.metrics
             .tick_nanos
             .record((now - started).as_nanos() as u64);
         self.metrics.heartbeat_nanos.set(now.as_nanos() as u64);
+        now
     }
 
     /// Hands over what the tick has asked for. Sleeps if nothing is left to do, until the next deadline at most.
-    fn rest(&mut self) -> io::Result<()> {
-        let now = self.now();
+    fn rest(&mut self, started: Duration) -> io::Result<()> {
+        let taken = std::mem::take(&mut self.taken);
+        if self.is_busy() {
+            let entered = self.sheet.kernel(|| self.rings.enter(None));
+            let now = self.count(started);
+            self.sheet.end(now, Rest::GoesOn, taken);
+            return entered;
+        }
+        let now = self.count(started);
         let deadline = self.next_deadline(now);
-        if self.is_busy() || deadline <= now {
+        if deadline <= now {
+            self.sheet.end(now, Rest::GoesOn, taken);
             return self.rings.enter(None);
         }
+        self.sheet.end(now, Rest::Sleeps, taken);
         if self.spin.goes_on(now) && self.look_on(deadline) {
             return self.rings.enter(None);
         }
@@ -239,7 +261,9 @@ impl Reactor {
         bell.fall_asleep();
         // What came before the bell knew is in the mailbox, or work in the lanes.
         let quiet = self.mailbox.is_empty() && !self.shard.has_work();
-        self.rings.enter(quiet.then(|| deadline - now))
+        let now = self.now();
+        self.rings
+            .enter(quiet.then(|| deadline.saturating_sub(now)))
     }
 
     /// Looks on, without a system call. True: something has come, or is due.

@@ -84,7 +84,8 @@ impl Reactor {
     fn accept_from(&mut self, now: Duration, at: usize) -> State {
         for _ in 0..ACCEPTS {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match acceptfrom_with(&self.services[at].listener, flags) {
+            let listener = &self.services[at].listener;
+            match self.sheet.kernel(|| acceptfrom_with(listener, flags)) {
                 Ok((fd, peer)) => {
                     self.services[at].rest.is_over();
                     match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
