@@ -14,6 +14,18 @@ ulimit -S -n "$(ulimit -H -n)"
 # The gateway under test. `RINGWAY=/path/to/ringway` tests another build.
 export RINGWAY=${RINGWAY:-$root/target/release/ringway}
 
+# Every driver, as `shards.driver` names it; the first is the one that `auto` takes. What needs another build than the usual one
+# says so in `driver_features`.
+drivers=(monoio uring epoll)
+declare -A driver_features=()
+
+# on_driver NAME COMMAND...: gateways that COMMAND starts run on that driver.
+on_driver() {
+    local driver=$1
+    shift
+    RINGWAY_SHARDS_DRIVER=$driver "$@"
+}
+
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # Builds the gateway, unless the caller names one.

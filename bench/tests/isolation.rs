@@ -126,10 +126,10 @@ fn each_shard_has_its_thread_its_cpu_and_its_ring() {
     }
     let metrics = Metrics::read(gateway.admin).unwrap();
     let driver = metrics.label("ringway_build_info", "driver").unwrap();
-    let ring = if driver.contains("io_uring") {
-        "anon_inode:[io_uring]"
-    } else {
+    let ring = if driver.contains("epoll") {
         "anon_inode:[eventpoll]"
+    } else {
+        "anon_inode:[io_uring]"
     };
     let descriptors = fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
     let targets =

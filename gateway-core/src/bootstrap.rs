@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use crate::{
     config::{self, Config},
     driver::{
-        self, Clock, Driver, DriverError, Seat,
+        self, Chosen, Clock, Driver, DriverError, Seat,
         mailbox::{Mailbox, Order, Port, mailbox},
         placement::{Host, Placement, PlacementError, place},
     },
@@ -133,11 +133,12 @@ pub fn start(config: Config, extras: Extras) -> Result<Running, BootError> {
     check(&config)?;
     raise_descriptor_limit();
     let placement = place(&config.shards, &Host::detect())?;
-    let driver = driver::choose(&config.shards)?;
+    let Chosen { driver, why, lacks } = driver::choose(&config.shards)?;
     let shards = placement.shards();
     let listeners = Listeners::bind(&config, shards)?;
     let gateway = Arc::new(gateway(config, extras, driver, &listeners)?);
     log_start(&gateway, &placement, &listeners);
+    log_driver(driver, &why, lacks.as_deref());
 
     let clock = Clock::start();
     let (ws, grpc) = (listeners.ws_address, listeners.grpc_address);
@@ -356,6 +357,15 @@ fn log_start(gateway: &Gateway, placement: &Placement, listeners: &Listeners) {
         grpc = %listeners.grpc_address,
         "gateway starts"
     );
+}
+
+fn log_driver(driver: Driver, why: &str, lacks: Option<&str>) {
+    match lacks {
+        None => tracing::info!(%driver, why, "driver"),
+        Some(lacks) => tracing::warn!(
+            %driver, why, lacks, "driver: not the best there is, every connection and message costs more"
+        ),
+    }
 }
 
 fn of_shard(shard: Option<ShardIndex>) -> String {

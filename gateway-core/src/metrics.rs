@@ -288,6 +288,8 @@ pub struct Metrics {
     pub sent_bytes_client: Counter,
     /// Bytes written to logic services.
     pub sent_bytes_logic: Counter,
+    /// Receives that found all buffers of their ring taken, and were made again.
+    pub buffer_shortages: Counter,
 
     /// Sessions that are remembered, those with a stream included.
     pub sessions: Counter,
@@ -369,6 +371,7 @@ impl Metrics {
             duplicates: Counter::default(),
             takeovers: Counter::default(),
             unacked_bytes: Counter::default(),
+            buffer_shortages: Counter::default(),
             events_resent: Counter::default(),
             session_clashes: Counter::default(),
             sessions_evicted: Counter::default(),

@@ -153,9 +153,9 @@ fn a_gateway_pushes_and_drains() {
     }
     let metrics = gateway.admin("/metrics").1;
     let has = |sample: &str| metrics.lines().any(|line| line == sample);
-    let driver = ["monoio (io_uring)", "monoio (epoll)"];
+    let drivers = ["uring", "monoio (io_uring)", "monoio (epoll)", "glommio"];
     let info = |driver| format!("ringway_build_info{{version=\"0.1.0\",driver=\"{driver}\"}} 1");
-    assert!(driver.map(info).iter().any(|info| has(info)), "{metrics}");
+    assert!(drivers.map(info).iter().any(|info| has(info)), "{metrics}");
 
     gateway.signal(Signal::TERM);
     for mut client in clients {

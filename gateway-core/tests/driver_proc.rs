@@ -43,7 +43,7 @@ fn every_shard_has_its_thread_core_and_ring() {
                 );
             }
         }
-        let wanted = if driver == DriverChoice::IoUring {
+        let wanted = if matches!(driver, DriverChoice::Monoio | DriverChoice::Uring) {
             3
         } else {
             0

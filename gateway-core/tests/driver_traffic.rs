@@ -4,10 +4,14 @@
 
 mod driver;
 
-use std::{collections::HashMap, io::Read, net::TcpStream};
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::TcpStream,
+};
 
 use driver::{Gateway, Logic, drivers, open, push, text, wait_until};
-use gateway_proto::shard_of;
+use gateway_proto::{shard_of, v1::gateway_frame::Body};
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 /// Users on three shards, whose sockets the kernel accepts anywhere: two thirds of them have to move, and every push of the
@@ -80,6 +84,48 @@ fn a_full_socket_is_sent_the_rest_when_it_has_room() {
         for n in 10..40 {
             assert!(text(&mut slow) == payload(n), "message {n} is damaged");
         }
+    }
+}
+
+/// A service stops reading while a client sends all it can: the gateway stops reading the client, so that what it holds stays
+/// bounded; once the service reads on everything comes, in order and whole.
+#[test]
+fn a_client_is_not_read_while_its_service_is_behind() {
+    const MESSAGES: u32 = 40_000;
+    for driver in drivers() {
+        let gateway = Gateway::start_with(driver, 1, |config| {
+            config.grpc.send_buffer_bytes = 64 << 10;
+        });
+        let mut logic = Logic::connect(gateway.grpc);
+        let stream = logic.receive("chat");
+        let mut socket = gateway.connect("alice").get_ref().try_clone().unwrap();
+        assert!(matches!(logic.next_frame(stream), Body::Opened(_)));
+        let sender = std::thread::spawn(move || {
+            for n in 0..MESSAGES {
+                // A masked binary frame of 1,000 bytes, with a mask of zeros.
+                let mut frame = vec![0x82, 0xfe, 0x03, 0xe8, 0, 0, 0, 0];
+                frame.extend(n.to_be_bytes().repeat(250));
+                socket.write_all(&frame).unwrap();
+            }
+            socket
+        });
+        let received = || gateway.sum(|m| m.received_bytes_client.get());
+        let mut last = 0;
+        wait_until(
+            || {
+                std::thread::park_timeout(std::time::Duration::from_millis(100));
+                std::mem::replace(&mut last, received()) == received() && last > 0
+            },
+            || "the gateway to stop reading".to_owned(),
+        );
+        assert!(last < 8 << 20, "it has read {last} bytes for nobody");
+        for n in 0..MESSAGES {
+            match logic.next_frame(stream) {
+                Body::Message(message) => assert!(message.payload == n.to_be_bytes().repeat(250)),
+                other => panic!("not a message: {other:?}"),
+            }
+        }
+        sender.join().unwrap();
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Settings {
     /// Health and metrics [admin.listen].
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// What moves the bytes: auto, io_uring or epoll [shards.driver].
+    /// What moves the bytes: auto, uring, monoio, epoll or glommio [shards.driver].
     #[arg(long, value_name = "DRIVER")]
     driver: Option<String>,
     /// Allow gRPC and admin beyond loopback, and trust ?user= there, with nobody authenticated [gateway.insecure].

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use toml::Value;
 
-use super::{Config, registry, settings};
+use super::{Config, registry, settings, uring};
 
 /// A setting that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,7 @@ impl Config {
             windows_fit,
             outbox_fits,
             drain_ends,
+            uring::buffers_fit,
             registry::registry_is_whole,
         ];
         match rules.iter().find_map(|rule| rule(self)) {

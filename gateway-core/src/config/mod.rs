@@ -13,9 +13,11 @@ mod registry;
 mod render;
 mod sessions;
 mod settings;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod timesheet;
+mod uring;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -29,7 +31,9 @@ pub use registry::Registry;
 pub use render::{as_markdown, as_toml};
 pub use sessions::Sessions;
 pub use settings::{Kind, Section, Setting, find, settings};
+pub use shards::{DriverChoice, Shards};
 pub use timesheet::Timesheet;
+pub use uring::Uring;
 
 /// All settings of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +57,8 @@ pub struct Config {
     pub directory: Directory,
     /// What one tick of a shard may take.
     pub tick: Tick,
+    /// Rings of the driver `uring`.
+    pub uring: Uring,
     /// Queues between shards.
     pub lanes: Lanes,
     /// Bounds of a shard's tables.
@@ -76,33 +82,6 @@ pub struct Gateway {
     /// Allows gRPC and admin listeners beyond loopback, and trusts `?user=` of clients there, although nobody is
     /// authenticated yet.
     pub insecure: bool,
-}
-
-/// Shards: threads and cores.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Shards {
-    /// How many shards, at most 1,024. 0: the smaller of the allowed cores and the CPU quota.
-    #[schemars(range(min = 0, max = 1024))]
-    pub count: u32,
-    /// The CPU of each shard, in order, as many as there are shards. Empty: the allowed CPUs in order, unpinned under a CPU quota.
-    #[schemars(inner(range(min = 0, max = 65_535)))]
-    pub cores: Vec<usize>,
-    /// What moves the bytes: `auto`, `io_uring` or `epoll`.
-    pub driver: DriverChoice,
-}
-
-/// What moves the bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DriverChoice {
-    /// io_uring where the kernel allows it, epoll otherwise, with a warning.
-    #[default]
-    Auto,
-    /// monoio on io_uring, or refuse to start.
-    IoUring,
-    /// monoio on epoll.
-    Epoll,
 }
 
 /// Clients: WebSocket.
@@ -264,6 +243,10 @@ pub struct Tick {
     /// Most batches taken from lanes.
     #[schemars(range(min = 1, max = 1 << 16))]
     pub lane_batches: usize,
+    /// How long a shard without work looks on before it sleeps, in microseconds: to be woken takes longer, and a core is
+    /// busy meanwhile.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub spin_us: u64,
 }
 
 /// Queues between shards.
@@ -428,6 +411,7 @@ impl Default for Tick {
             conn_bytes: 64 << 10,
             slice: 256,
             lane_batches: 64,
+            spin_us: 0,
         }
     }
 }

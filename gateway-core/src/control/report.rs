@@ -92,6 +92,11 @@ const COUNTERS: &[Single] = &[
         |m| &m.takeovers,
     ),
     (
+        "ringway_buffer_shortages_total",
+        "Receives that found all buffers of their ring taken, and were made again.",
+        |m| &m.buffer_shortages,
+    ),
+    (
         "ringway_events_resent_total",
         "Client events sent again, because a stream ended before it had acknowledged them.",
         |m| &m.events_resent,

@@ -23,7 +23,7 @@
 //! - [`Timesheet::kernel`] around its system calls, so that they are told from its own work. (A call that waits is rest,
 //!   not this.)
 //!
-//! There is one driver so far, [`monoio`], on io_uring or on epoll.
+//! [`choose`] says which driver it is. One more driver is one more module, one more [`Driver`], and its line in `choice.rs`.
 
 use std::{
     fmt, io,
@@ -32,46 +32,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    config::{self, DriverChoice},
-    gateway::Gateway,
-    lanes::Lanes,
-    metrics::Metrics,
-};
+use crate::{gateway::Gateway, lanes::Lanes, metrics::Metrics};
 #[cfg(doc)]
 use crate::{shard::Shard, timesheet::Timesheet};
 
+mod choice;
+mod failures;
 pub mod listen;
 pub mod mailbox;
 pub mod monoio;
 pub mod placement;
+mod spin;
+pub mod uring;
 pub mod watch;
 
+pub use choice::{Chosen, DRIVER_VARIABLE, DriverError, choose};
 use mailbox::{Mailbox, Port};
-
-/// Overrides `shards.driver = "auto"`: so that every test can be made to run on epoll.
-pub const DRIVER_VARIABLE: &str = "RINGWAY_SHARDS_DRIVER";
 
 /// What moves the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
+    /// A bare io_uring.
+    Uring,
     /// monoio on io_uring.
-    IoUring(monoio::RingFlags),
+    MonoioRing(monoio::RingFlags),
     /// monoio on epoll.
-    Epoll,
-}
-
-/// Why there is no driver.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// io_uring was asked for, and this host does not offer it.
-    #[error(
-        "shards.driver = \"io_uring\": this host does not offer it; allowed: \"epoll\", or \"auto\" to fall back to it"
-    )]
-    NoRing(#[source] io::Error),
-    /// [`DRIVER_VARIABLE`] makes no sense.
-    #[error("{DRIVER_VARIABLE} = {0:?}: must be auto, io_uring or epoll")]
-    Variable(String),
+    MonoioEpoll,
 }
 
 /// The monotonic clock that all shards of a process share.
@@ -100,37 +86,6 @@ pub struct Seat {
     pub seed: u64,
 }
 
-/// Finds out what may move the bytes: io_uring where the kernel allows it, epoll otherwise.
-///
-/// # Errors
-/// io_uring was asked for by name and is not there, or [`DRIVER_VARIABLE`] makes no sense.
-pub fn choose(config: &config::Shards) -> Result<Driver, DriverError> {
-    let variable = std::env::var(DRIVER_VARIABLE).unwrap_or_default();
-    match (choice(config.driver, &variable)?, monoio::probe()) {
-        (DriverChoice::Epoll, _) => Ok(Driver::Epoll),
-        (_, Ok(flags)) => Ok(Driver::IoUring(flags)),
-        (DriverChoice::IoUring, Err(error)) => Err(DriverError::NoRing(error)),
-        (DriverChoice::Auto, Err(error)) => {
-            tracing::warn!(
-                %error,
-                "io_uring is not available here, falling back to epoll: every connection and message costs more"
-            );
-            Ok(Driver::Epoll)
-        }
-    }
-}
-
-/// What the settings ask for; the environment decides where they leave it open.
-fn choice(config: DriverChoice, variable: &str) -> Result<DriverChoice, DriverError> {
-    match (config, variable) {
-        (DriverChoice::Auto, "" | "auto") => Ok(DriverChoice::Auto),
-        (DriverChoice::Auto, "io_uring") => Ok(DriverChoice::IoUring),
-        (DriverChoice::Auto, "epoll") => Ok(DriverChoice::Epoll),
-        (DriverChoice::Auto, _) => Err(DriverError::Variable(variable.to_owned())),
-        (named, _) => Ok(named),
-    }
-}
-
 impl Driver {
     /// Runs a shard on this thread until it has drained or is stopped. `up` is called once it is ready for work.
     ///
@@ -138,8 +93,9 @@ impl Driver {
     /// The kernel refuses the ring, the epoll instance or a registration.
     pub fn run(self, seat: Seat, up: impl FnOnce()) -> io::Result<()> {
         match self {
-            Self::IoUring(flags) => monoio::run_on_ring(flags, seat, up),
-            Self::Epoll => monoio::run_on_epoll(seat, up),
+            Self::Uring => uring::run(seat, up),
+            Self::MonoioRing(flags) => monoio::run_on_ring(flags, seat, up),
+            Self::MonoioEpoll => monoio::run_on_epoll(seat, up),
         }
     }
 }
@@ -147,8 +103,9 @@ impl Driver {
 impl fmt::Display for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::IoUring(_) => "monoio (io_uring)",
-            Self::Epoll => "monoio (epoll)",
+            Self::Uring => "uring",
+            Self::MonoioRing(_) => "monoio (io_uring)",
+            Self::MonoioEpoll => "monoio (epoll)",
         })
     }
 }
@@ -170,22 +127,5 @@ impl Clock {
     #[must_use]
     pub fn at(&self, time: Duration) -> Instant {
         self.0 + time
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_environment_decides_where_settings_do_not() {
-        let chosen = |config, variable| choice(config, variable).unwrap();
-        assert_eq!(chosen(DriverChoice::Auto, ""), DriverChoice::Auto);
-        assert_eq!(chosen(DriverChoice::Auto, "epoll"), DriverChoice::Epoll);
-        assert_eq!(
-            chosen(DriverChoice::IoUring, "epoll"),
-            DriverChoice::IoUring
-        );
-        assert!(choice(DriverChoice::Auto, "kqueue").is_err());
     }
 }

@@ -390,6 +390,18 @@ impl Shard {
         }
     }
 
+    /// Whether the socket stays with this shard: no [`Action::Move`] will name it any more.
+    #[must_use]
+    pub fn stays(&self, socket: SocketId) -> bool {
+        match socket {
+            SocketId::Conn(id) => {
+                let conn = self.conns.get(id);
+                !conn.is_some_and(|conn| matches!(conn.phase, conn::Phase::Handshaking(_)))
+            }
+            SocketId::Link(_) => true,
+        }
+    }
+
     /// Whether work was left over: let completions in, then tick again without waiting.
     #[must_use]
     pub fn has_work(&self) -> bool {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
@@ -12,10 +12,12 @@ use std::{
 use bytes::Bytes;
 use gateway_core::{
     bootstrap::{Extras, Running, start},
-    config::{Config, DriverChoice},
+    config::{Config, DriverChoice, Shards},
+    driver::{DRIVER_VARIABLE, choose},
 };
-use gateway_proto::v1::{self, message_request::Target};
+use gateway_proto::v1::{self, gateway_frame::Body, message_request::Target};
 use h2_stream::{Client, ClientEvent, Metadata, StreamId};
+use prost::Message as _;
 use tungstenite::{Message, WebSocket};
 
 /// Nothing here takes longer.
@@ -32,16 +34,26 @@ pub struct Logic {
     stream: TcpStream,
     client: Client,
     started: Instant,
-    answers: HashMap<StreamId, Bytes>,
+    answers: HashMap<StreamId, VecDeque<Bytes>>,
     finished: HashSet<StreamId>,
 }
 
-/// What the driver under test may be: both, or the one that the environment asks for.
+/// The drivers under test: the one that the environment asks for, or all that this build and host can do.
 pub fn drivers() -> Vec<DriverChoice> {
-    match std::env::var("RINGWAY_SHARDS_DRIVER").as_deref() {
-        Ok("epoll") => vec![DriverChoice::Epoll],
-        _ => vec![DriverChoice::IoUring, DriverChoice::Epoll],
+    if let Ok(name) = std::env::var(DRIVER_VARIABLE) {
+        return vec![DriverChoice::named(&name).unwrap()];
     }
+    let works = |driver: &DriverChoice| {
+        let shards = Shards {
+            driver: *driver,
+            ..Default::default()
+        };
+        // What falls back to another driver is no driver of its own.
+        choose(&shards).is_ok_and(|chosen| chosen.lacks.is_none())
+    };
+    let all = DriverChoice::ALL.into_iter();
+    let named = all.filter(|driver| *driver != DriverChoice::Auto);
+    named.filter(works).collect()
 }
 
 impl Gateway {
@@ -184,6 +196,33 @@ impl Logic {
         self.answer(call)
     }
 
+    /// Opens an `Exchange` stream that receives what clients send, and waits until it is welcome.
+    pub fn receive(&mut self, service: &str) -> StreamId {
+        let call = self.call("Exchange");
+        let hello = v1::Hello {
+            service: service.to_owned(),
+            receive: vec![v1::Receive::Messages.into()],
+            ..Default::default()
+        };
+        let body = Some(v1::logic_frame::Body::Hello(hello));
+        assert!(
+            self.client
+                .send(call, &v1::LogicFrame { sequence: 0, body })
+        );
+        assert!(matches!(self.next_frame(call), Body::Welcome(_)));
+        call
+    }
+
+    /// The next frame of an `Exchange` stream.
+    pub fn next_frame(&mut self, call: StreamId) -> Body {
+        loop {
+            if let Some(frame) = self.answers.entry(call).or_default().pop_front() {
+                return v1::GatewayFrame::decode(frame).unwrap().body.unwrap();
+            }
+            self.exchange();
+        }
+    }
+
     fn call(&mut self, method: &str) -> StreamId {
         let method = format!("/ringway.v1.GatewayService/{method}");
         let now = self.started.elapsed();
@@ -197,7 +236,8 @@ impl Logic {
         while !self.finished.contains(&call) {
             self.exchange();
         }
-        T::decode(self.answers.remove(&call).unwrap()).unwrap()
+        let mut answer = self.answers.remove(&call).unwrap();
+        T::decode(answer.pop_front().unwrap()).unwrap()
     }
 
     /// Writes what is to be written; when there was nothing, reads what comes.
@@ -224,7 +264,7 @@ impl Logic {
                     message,
                     credit,
                 } => {
-                    self.answers.insert(id, message);
+                    self.answers.entry(id).or_default().push_back(message);
                     self.client.release(id, credit);
                 }
                 ClientEvent::Finished { id, status, .. } => {

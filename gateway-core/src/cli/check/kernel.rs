@@ -2,37 +2,33 @@
 
 use std::{fs, io};
 
-use super::{Finding, Level, advice};
+use super::{Finding, advice};
 use crate::{
-    config::{Config, DriverChoice},
-    driver::monoio::probe,
+    config::{self, Config},
+    driver::{Chosen, Driver, choose, monoio},
 };
 
-/// Builds a ring, as the driver would.
-pub(super) fn io_uring(choice: DriverChoice) -> Finding {
-    let about = "io_uring";
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    if choice == DriverChoice::Epoll {
-        return Finding::ok(about, "not asked for: shards.driver = \"epoll\"");
-    }
-    match probe() {
-        Ok(flags) if flags.cooperative => Finding::ok(about, format!("works (Linux {release})")),
-        Ok(_) => Finding::warn(
+/// Chooses the driver, as a gateway would: rings are built for it.
+pub(super) fn driver(config: &config::Shards) -> Finding {
+    let about = "driver";
+    let release = release();
+    match choose(config) {
+        Ok(Chosen {
+            driver: Driver::MonoioRing(flags),
+            ..
+        }) if !flags.cooperative => Finding::warn(
             about,
-            format!("works, but Linux {release} lacks cooperative task running"),
+            format!("io_uring works, but Linux {release} lacks cooperative task running"),
             "use Linux 6.0 or later",
         ),
-        Err(error) => {
-            let level = match choice {
-                DriverChoice::IoUring => Level::Fail,
-                _ => Level::Warn,
-            };
-            let text = format!("not available on Linux {release}: {error}; epoll is used instead");
-            Finding::new(level, about, text, way_to_io_uring(&error))
+        Ok(Chosen { driver, why, lacks }) => {
+            let text = format!("{driver} on Linux {release} ({why})");
+            match lacks {
+                None => Finding::ok(about, text),
+                Some(lacks) => Finding::warn(about, format!("{text}; {lacks}"), way_to_io_uring()),
+            }
         }
+        Err(error) => Finding::fail(about, error.to_string(), "change the setting"),
     }
 }
 
@@ -50,20 +46,22 @@ pub(super) fn is_from(major: u32, minor: u32) -> bool {
     (number().unwrap_or(0), number().unwrap_or(0)) >= (major, minor)
 }
 
-/// Who forbids it, as far as one can tell.
-fn way_to_io_uring(error: &io::Error) -> String {
+/// Who forbids io_uring, as far as one can tell.
+fn way_to_io_uring() -> String {
     let disabled = sysctl("kernel.io_uring_disabled").unwrap_or(0);
-    match error.kind() {
-        _ if disabled > 0 => {
-            format!("kernel.io_uring_disabled is {disabled}: set it to 0 (tuning/99-ringway.conf)")
-        }
-        io::ErrorKind::PermissionDenied => {
+    if disabled > 0 {
+        return format!(
+            "kernel.io_uring_disabled is {disabled}: set it to 0 (tuning/99-ringway.conf)"
+        );
+    }
+    match monoio::probe().map_err(|error| error.kind()) {
+        Err(io::ErrorKind::PermissionDenied) => {
             "a seccomp filter forbids it: give the container a profile that allows io_uring_setup, io_uring_enter and \
              io_uring_register"
                 .to_owned()
         }
-        io::ErrorKind::OutOfMemory => "raise the memlock limit (tuning/limits.conf)".to_owned(),
-        _ => "use Linux 5.19 or later, or a sandbox that offers io_uring".to_owned(),
+        Err(io::ErrorKind::OutOfMemory) => "raise the memlock limit (tuning/limits.conf)".to_owned(),
+        _ => "use a later Linux, or a sandbox that offers io_uring".to_owned(),
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 fn look(config: &Config) -> Vec<Finding> {
     let host = Host::detect();
-    let mut findings = vec![kernel::io_uring(config.shards.driver)];
+    let mut findings = vec![kernel::driver(&config.shards)];
     let shards = match place(&config.shards, &host) {
         Ok(placement) => {
             let shards = placement.shards();

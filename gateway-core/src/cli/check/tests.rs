@@ -23,7 +23,7 @@ fn a_gateway_on_any_port_can_start_here() {
     let failed: Vec<_> = findings.iter().filter(|f| f.level == Level::Fail).collect();
     assert!(failed.is_empty(), "{failed:?}");
     for about in [
-        "io_uring",
+        "driver",
         "cores",
         "descriptors",
         "memory",

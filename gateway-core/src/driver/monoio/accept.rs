@@ -7,7 +7,10 @@ use rustix::{
     net::{Shutdown, SocketFlags, acceptfrom_with},
 };
 
-use crate::identity::SocketId;
+use crate::{
+    driver::failures::{ABORTED, Rest, accept_reason},
+    identity::SocketId,
+};
 
 use super::{
     ready::Token,
@@ -18,8 +21,6 @@ use super::{
 
 /// Most connections accepted from one listener in a tick: a storm of them must not hold up those who are in.
 const ACCEPTS: usize = 64;
-/// How long a listener rests after an error that passes only when others give something back: at first, and at most.
-const REST: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(640));
 
 /// Who connects to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(super) struct Listener {
     peers: Peers,
     interest: Interest,
     state: State,
-    rest: Duration,
+    rest: Rest,
 }
 
 enum State {
@@ -59,7 +60,7 @@ impl Listener {
             peers,
             interest: Interest::Idle,
             state: State::Ready,
-            rest: REST.0,
+            rest: Rest::default(),
         }
     }
 
@@ -127,7 +128,7 @@ impl Reactor {
             let accepted = self.sheet.kernel(|| acceptfrom_with(&listener.fd, flags));
             match accepted {
                 Ok((fd, peer)) => {
-                    listener.rest = REST.0;
+                    listener.rest.is_over();
                     match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
                         Some(peer) => self.opened(now, listener.peers, fd, peer),
                         None => self.metrics.accept_errors.count("other"),
@@ -136,29 +137,16 @@ impl Reactor {
                 Err(Errno::AGAIN) => return State::Waiting,
                 Err(Errno::INTR) => (),
                 Err(error) => {
-                    let reason = reason(error);
+                    let reason = accept_reason(error);
                     self.metrics.accept_errors.count(reason);
-                    if reason != "aborted" {
-                        return State::Resting(now + self.rest_after(listener, error));
+                    if reason != ABORTED {
+                        let rest = listener.rest.after(self.metrics.shard, error);
+                        return State::Resting(now + rest);
                     }
                 }
             }
         }
         State::Ready
-    }
-
-    /// How long to rest after an error. Only the first of a row is logged; all are counted.
-    fn rest_after(&self, listener: &mut Listener, error: Errno) -> Duration {
-        let rest = listener.rest;
-        if rest == REST.0 {
-            tracing::warn!(
-                shard = self.metrics.shard,
-                %error,
-                "cannot accept; connections wait in the backlog until it works again"
-            );
-        }
-        listener.rest = (rest * 2).min(REST.1);
-        rest
     }
 
     fn opened(&mut self, now: Duration, peers: Peers, fd: OwnedFd, peer: SocketAddr) {
@@ -228,24 +216,5 @@ impl Reactor {
         }
         self.table.insert(socket);
         self.act();
-    }
-}
-
-fn reason(error: Errno) -> &'static str {
-    match error {
-        Errno::MFILE | Errno::NFILE => "descriptors",
-        Errno::NOBUFS | Errno::NOMEM => "memory",
-        // The connection was gone before it was taken: Linux passes its network errors on (accept(2)).
-        Errno::CONNABORTED
-        | Errno::PERM
-        | Errno::PROTO
-        | Errno::NOPROTOOPT
-        | Errno::OPNOTSUPP
-        | Errno::NETDOWN
-        | Errno::NETUNREACH
-        | Errno::NONET
-        | Errno::HOSTDOWN
-        | Errno::HOSTUNREACH => "aborted",
-        _ => "other",
     }
 }

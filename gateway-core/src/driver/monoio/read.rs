@@ -7,7 +7,7 @@ use rustix::{
     net::{RecvFlags, recv},
 };
 
-use crate::{identity::SocketId, shard::Closed};
+use crate::{driver::failures::ended, identity::SocketId, shard::Closed};
 
 use super::{
     ready::{self, Slot, Token},
@@ -124,7 +124,7 @@ impl Reactor {
                 return n;
             }
             Err(Errno::AGAIN | Errno::INTR) => self.rearm.push(id),
-            Err(error) => self.lost(now, id, why(error)),
+            Err(error) => self.lost(now, id, ended(error)),
         }
         0
     }
@@ -147,13 +147,5 @@ impl Reactor {
         if let Some(socket) = self.table.remove(id) {
             socket.hang_up();
         }
-    }
-}
-
-/// What an error of a read or a send means.
-pub(super) fn why(error: Errno) -> Closed {
-    match error {
-        Errno::CONNRESET | Errno::PIPE | Errno::TIMEDOUT => Closed::Reset,
-        _ => Closed::Failed,
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     driver::{
         Clock, Seat,
         mailbox::{Mailbox, Order, Port},
+        spin::Spin,
         watch,
     },
     identity::SocketId,
@@ -63,6 +64,7 @@ pub(super) struct Reactor {
     pub(super) taken: u64,
     pump: Pump,
     timer: Timer,
+    spin: Spin,
 }
 
 /// Runs a shard until it has drained or is stopped.
@@ -81,6 +83,7 @@ impl Reactor {
     fn new(seat: Seat, pump: Pump) -> io::Result<Self> {
         let tick = &seat.gateway.config.tick;
         let (conn_bytes, link_bytes) = (tick.conn_bytes.max(1), tick.link_bytes.max(1));
+        let spin = Spin::new(tick.spin_us);
         let mut listeners = vec![Some(Listener::new(
             Fd::new(seat.ws.into())?,
             Peers::Clients,
@@ -111,6 +114,7 @@ impl Reactor {
             taken: 0,
             pump,
             timer: Timer::new(&seat.clock),
+            spin,
         };
         reactor.await_bell();
         Ok(reactor)
@@ -124,6 +128,9 @@ impl Reactor {
         self.mailbox.bell().wake_up();
         if self.take_orders(now) {
             return Poll::Ready(());
+        }
+        if self.has_work() {
+            self.spin.worked(now);
         }
         self.take_ready(now);
         self.read_links(now);
@@ -180,12 +187,7 @@ impl Reactor {
     /// Goes on after a look at the completions if something is left; sleeps otherwise, until the next deadline at most.
     fn rest(&mut self, cx: &mut Context<'_>, now: Duration) -> Rest {
         let deadline = self.next_deadline(now);
-        if self.again
-            || self.shard.has_work()
-            || !ready::is_empty()
-            || !self.links.is_empty()
-            || deadline <= now
-        {
+        if self.again || self.has_work() || deadline <= now || self.spin.goes_on(now) {
             self.pump.again();
             return Rest::GoesOn;
         }
@@ -200,6 +202,10 @@ impl Reactor {
             self.pump.again();
             Rest::GoesOn
         }
+    }
+
+    fn has_work(&self) -> bool {
+        self.shard.has_work() || !ready::is_empty() || !self.links.is_empty()
     }
 
     fn next_deadline(&self, now: Duration) -> Duration {

@@ -8,14 +8,13 @@ use rustix::{
 };
 
 use crate::{
-    driver::mailbox::Moved,
+    driver::{failures::ended, mailbox::Moved},
     identity::{ShardIndex, SocketId},
     shard::{Action, Handshake},
 };
 
 use super::{
     accept::Peers,
-    read::why,
     ready::{Slot, Token},
     run::Reactor,
 };
@@ -64,7 +63,7 @@ impl Reactor {
                 socket.await_writable();
                 self.count_sent(id, 0);
             }
-            Err(error) => self.lost(self.clock.now(), id, why(error)),
+            Err(error) => self.lost(self.clock.now(), id, ended(error)),
         }
     }
 
