@@ -8,7 +8,7 @@ use axum::{
     extract::{DefaultBodyLimit, RawQuery, State as Shared},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 
 use serde::Serialize;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{
     Life, State,
     drain::{Refused, Wish},
-    report,
+    push, report,
 };
 
 /// The text format of Prometheus, version 0.0.4.
@@ -30,6 +30,8 @@ pub(super) fn router(state: Arc<State>) -> Router {
     reading()
         .route("/drain", get(progress).post(drain))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        // It has a limit of its own.
+        .route("/v1/push", post(push::push))
         .with_state(state)
 }
 
@@ -150,7 +152,7 @@ fn refused(error: &Refused) -> Response {
     plain(status, format!("{error}\n"))
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let head = [
         (header::CACHE_CONTROL, "no-store"),
         (header::CONTENT_TYPE, "application/json"),
