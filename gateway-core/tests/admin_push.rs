@@ -167,10 +167,10 @@ fn limits_are_those_of_grpc_and_a_refused_push_costs_nothing_else() {
         assert_eq!(status, 400, "{error}");
         assert!(error.contains(expected), "{error}");
     }
-    let (status, _) = script.push_with(
-        "origin: https://example.org\r\n",
-        br#"{"user": "a", "text": ""}"#,
-    );
+    // What has not been read of a refused call goes with its connection.
+    let mut page = Script::of(&gateway);
+    let origin = "origin: https://example.org\r\n";
+    let (status, _) = page.push_with(origin, br#"{"user": "a", "text": ""}"#);
     assert_eq!(status, 403);
     let good = script.push(br#"{"user": "a", "text": ""}"#);
     assert_eq!(good, (200, counts(0, 1)), "the connection goes on");
@@ -184,7 +184,7 @@ fn limits_are_those_of_grpc_and_a_refused_push_costs_nothing_else() {
         assert!(
             metrics.lines().any(|found| found == line),
             "{line}\n{metrics}"
-        )
+        );
     };
     sample("ringway_http_pushes_total{result=\"taken\"} 1");
     sample("ringway_http_pushes_total{result=\"refused\"} 9");
