@@ -3,11 +3,13 @@
 //! The binary `ringway-bench` puts these together; the end-to-end tests in `tests/` use them too.
 
 pub mod benchmarks;
+pub mod adr;
 pub mod clients;
 pub mod clock;
 pub mod cpu;
 pub mod crossing;
 pub mod crowd;
+pub mod debian;
 pub mod fanout;
 pub mod figures;
 pub mod fleet;
