@@ -2,8 +2,8 @@
 //!
 //! The binary `ringway-bench` puts these together; the end-to-end tests in `tests/` use them too.
 
-pub mod benchmarks;
 pub mod adr;
+pub mod benchmarks;
 pub mod clients;
 pub mod clock;
 pub mod cpu;

@@ -4,11 +4,9 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use gateway_bench::{
-    benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol, idle,
-    latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
+    adr, benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol,
+    idle, latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
     verify::Wrong,
-    adr, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol, idle,
-    latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
 };
 use serde::Serialize;
 

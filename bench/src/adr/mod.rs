@@ -13,7 +13,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::{
     clients::{Clients, check_descriptors},
-    cpu::{self, Rank},
+    cpu::{self, Places, Rank},
     gateway::{Gateway, Launch},
     report::Latency,
     unicast::user,
@@ -84,16 +84,15 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     options.check()?;
     let most = options.lanes();
     check_descriptors(2 * most)?;
-    let cpus = cpu::allowed()?;
-    let (theirs, ours) = cpu::share(&cpus);
+    let places = Places::here()?;
     cpu::rank(Rank::Measured);
     let launch = [OUTBOX, OUTBOX_MESSAGES]
         .into_iter()
         .fold(launch.clone(), |launch, (name, value)| {
             launch.setting(name, value)
         });
-    let gateway = launch.shards(1).on(theirs).start()?;
-    cpu::pin(ours)?;
+    let gateway = launch.shards(1).on(&places.server).start()?;
+    cpu::pin(&places.load)?;
     let targets: Vec<_> = (0..most).map(|at| Clients::target(&user(at))).collect();
     let clients = Clients::connect(gateway.ws, &targets)?;
     let (issuer, checker) = Ledger::new(most, options.payload).split();
@@ -108,7 +107,7 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     if !faults.is_none() {
         bail!("messages were lost, late or wrong: {faults:?}");
     }
-    Ok(Report::new(options, cpus.len(), &samples))
+    Ok(Report::new(options, cpu::all()?.len(), &samples))
 }
 
 impl Options {
