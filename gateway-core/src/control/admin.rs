@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     Life, State,
     drain::{Refused, Wish},
+    profile::{ProfileError, Wanted},
     push, report,
 };
 
@@ -42,6 +43,7 @@ fn reading() -> Router<Arc<State>> {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/debug/shards", get(shards))
+        .route("/debug/profile", get(profile))
 }
 
 /// Whether a restart would help: 503 names the shards that do not tick.
@@ -85,6 +87,34 @@ async fn shards(Shared(state): Shared<Arc<State>>) -> Response {
             &state.observer.report(subject, state.life()),
         ),
         None => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
+    }
+}
+
+/// A flame graph of one shard's thread. It takes as long as it is asked to.
+async fn profile(Shared(state): Shared<Arc<State>>, RawQuery(query): RawQuery) -> Response {
+    let Some(subject) = state.subject.get() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
+    };
+    let wanted = match Wanted::read(&query.unwrap_or_default(), subject.threads.len()) {
+        Ok(wanted) => wanted,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, error + "\n"),
+    };
+    let (thread, _) = subject.threads[usize::from(wanted.shard)];
+    match state.profiler.profile(wanted, thread).await {
+        Ok(svg) => {
+            let head = [
+                (header::CACHE_CONTROL, "no-store"),
+                (header::CONTENT_TYPE, "image/svg+xml"),
+            ];
+            (head, svg).into_response()
+        }
+        Err(error) => {
+            let status = match error {
+                ProfileError::Busy => StatusCode::CONFLICT,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            plain(status, format!("{error}\n"))
+        }
     }
 }
 

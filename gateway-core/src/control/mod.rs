@@ -23,6 +23,7 @@ mod drain;
 mod life;
 mod listener;
 pub(crate) mod loopback;
+mod profile;
 pub(crate) mod push;
 mod registration;
 mod report;
@@ -84,6 +85,7 @@ struct State {
     /// How the registration fares, if there is one.
     registration: OnceLock<Arc<registration::Health>>,
     observer: shards::Observer,
+    profiler: profile::Profiler,
     stalled_after: Duration,
 }
 
@@ -106,6 +108,7 @@ impl Control {
             desk: OnceLock::new(),
             registration: OnceLock::new(),
             observer: shards::Observer::default(),
+            profiler: profile::Profiler::default(),
             stalled_after: Duration::from_millis(config.stalled_after_ms),
         });
         let mut followers = Followers::on(runtime.handle().clone());
