@@ -1,4 +1,4 @@
-"""Runs the samples of docs/protocol.md: in each language a service, a client and a push to that client."""
+"""Runs the samples of docs/: in each language a service, a client and a push to that client; and what scripts do."""
 
 import os
 import re
@@ -7,12 +7,16 @@ import subprocess
 import sys
 import threading
 
+from websockets.sync.client import connect
+
 from gateway import CI, OUT, Gateway
 from wire import GENERATED, v1
 
 DOCS = CI.parent / "docs"
 SAMPLES = OUT / "samples"
 LANGUAGES = {"py": sys.executable, "mjs": "node"}
+SCRIPTS = {"sh": "sh"}
+PAGES = ("protocol.md", "operation.md")
 TIMEOUT = 30
 
 
@@ -22,7 +26,7 @@ def extract():
     SAMPLES.mkdir()
     for name, target in {"proto": CI.parent / "proto", "node_modules": CI / "node_modules", "ringway": GENERATED / "ringway"}.items():
         (SAMPLES / name).symlink_to(target)
-    page = (DOCS / "protocol.md").read_text()
+    page = "".join((DOCS / page).read_text() for page in PAGES)
     blocks = re.findall(r"<!-- sample: (\S+) -->\n```\w+\n(.*?)```", page, re.DOTALL)
     for name, code in blocks:
         (SAMPLES / name).write_text(code)
@@ -35,7 +39,7 @@ class Sample:
 
     def __init__(self, name, *arguments):
         self.name = name
-        command = [LANGUAGES[name.rsplit(".", 1)[1]], name, *arguments]
+        command = [(LANGUAGES | SCRIPTS)[name.rsplit(".", 1)[1]], name, *arguments]
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(command, cwd=SAMPLES, stdout=subprocess.PIPE, text=True, env=environment)
         self.watchdog = threading.Timer(TIMEOUT, self.process.kill)
@@ -68,6 +72,20 @@ def serve(gateway, language):
                 client.prints("some news")
 
 
+def push_from_scripts(gateway):
+    """The same push by curl, to a client that is there."""
+    counts = '{"accepted":1,"delivered":%d,"no_target":0,"dropped":0,"rejected":0}'
+    user = "alice"
+    with connect(gateway.user_url(user), proxy=None) as client:
+        with Sample("push.sh", gateway.admin, user) as script:
+            for delivered in (1, 1, 1):
+                script.prints(counts % delivered)
+        assert [client.recv(timeout=TIMEOUT) for _ in range(3)] == ["some news", b"\0\xff", "for all"]
+        with connect(gateway.user_url("carol"), proxy=None), Sample("notice.sh", gateway.admin) as script:
+            script.prints(counts % 2)
+        assert client.recv(timeout=TIMEOUT) == "maintenance at 22:00"
+
+
 def check_close_codes():
     rows = re.findall(r"^\| (\d+) \| (\w+) \|", (DOCS / "close-codes.md").read_text(), re.MULTILINE)
     documented = {f"CLOSE_CODE_{name}": int(code) for code, name in rows}
@@ -78,11 +96,13 @@ def check_close_codes():
 
 def main():
     samples = extract()
-    assert samples == {f"{part}.{language}" for part in ("client", "push", "service") for language in LANGUAGES}, samples
+    expected = {f"{part}.{language}" for part in ("client", "push", "service") for language in LANGUAGES}
+    assert samples == expected | {"push.sh", "notice.sh"}, samples
     check_close_codes()
     with Gateway("docs_samples") as gateway:
         for language in LANGUAGES:
             serve(gateway, language)
+        push_from_scripts(gateway)
 
 
 if __name__ == "__main__":

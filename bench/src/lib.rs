@@ -2,12 +2,14 @@
 //!
 //! The binary `ringway-bench` puts these together; the end-to-end tests in `tests/` use them too.
 
+pub mod adr;
 pub mod benchmarks;
 pub mod clients;
 pub mod clock;
 pub mod cpu;
 pub mod crossing;
 pub mod crowd;
+pub mod debian;
 pub mod fanout;
 pub mod figures;
 pub mod fleet;

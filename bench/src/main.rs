@@ -4,8 +4,8 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use gateway_bench::{
-    benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol, idle,
-    latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
+    adr, benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol,
+    idle, latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
     verify::Wrong,
 };
 use serde::Serialize;
@@ -53,6 +53,11 @@ enum Command {
     Mesh(mesh::Options),
     /// Many of these, and a page with charts
     Report(benchmarks::Options),
+    /// The decision for streams, measured: pushes by REST, unary gRPC, a gRPC stream, a message queue
+    Adr(adr::Options),
+    /// Forwards from the message queue to the gateway: what `adr` compares with
+    #[command(hide = true)]
+    AdrConsumer(adr::queue::Consumer),
     /// A gateway of tonic and tokio-tungstenite: what others are compared with
     #[command(hide = true)]
     Tonic,
@@ -110,7 +115,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print(&report, options.json)?;
             Ok(exit_code(report.is_faultless()))
         }
-        // Messages that are lost, late or wrong are an error of these two.
+        // Messages that are lost, late or wrong are an error of these.
+        Command::Adr(options) => told(options.json, adr::run(&options, &launch, &program)),
         Command::Fleet(options) => told(options.json, fleet::run(&options, &launch, &program)),
         Command::Mesh(options) => told(options.json, mesh::run(&options, &launch)),
         Command::Simulate(options) => {
@@ -121,6 +127,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Tonic => peers::tonic::serve().map(|never| match never {}),
         Command::Throng(options) => throng::run(&options).map(|never| match never {}),
         Command::Limit(options) => peers::limit::serve(&options).map(|never| match never {}),
+        Command::AdrConsumer(options) => adr::queue::consume(&options).map(|never| match never {}),
         Command::RestReceiver => fleet::rest::serve().map(|never| match never {}),
         Command::Service(options) => service::run(&options).map(|never| match never {}),
         Command::Gateway { arguments } => {

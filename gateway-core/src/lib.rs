@@ -9,7 +9,7 @@ pub mod cli;
 // Settings → lanes, listeners, pinned threads → join.
 pub mod bootstrap;
 
-// Health and metrics, on a thread of its own; never on a data path.
+// Health, metrics and pushes of scripts, on a thread of its own; never on a data path.
 pub mod control;
 
 // Moves bytes between sockets and shards. Sockets, clock and timers live here and above, not below.

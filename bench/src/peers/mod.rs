@@ -11,8 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{clients::user, cpu::Places, gateway::Launch};
 
+mod foreign;
 pub mod generic;
 pub mod limit;
+pub mod nats;
+pub mod nchan;
+mod posts;
+pub mod pushpin;
 pub mod ringway;
 pub mod tonic;
 
@@ -30,6 +35,12 @@ pub enum Kind {
     Limit,
     /// Nothing but `send` of the same bytes, as many messages each as the gateway joins in the same round
     LimitJoined,
+    /// nginx with nchan, from Debian's libnginx-mod-nchan
+    Nchan,
+    /// NATS and its WebSocket listener, from Debian's nats-server
+    Nats,
+    /// Pushpin, from Debian's pushpin
+    Pushpin,
 }
 
 /// What a peer is started for.
@@ -183,6 +194,9 @@ pub fn start(kind: Kind, stage: &Stage) -> anyhow::Result<Box<dyn Peer>> {
         Kind::Tonic => Box::new(tonic::Tonic::start(stage)?),
         Kind::Limit => Box::new(limit::Limit::start(stage, 1)?),
         Kind::LimitJoined => Box::new(limit::Limit::start(stage, stage.joined)?),
+        Kind::Nchan => Box::new(nchan::Nchan::start(stage)?),
+        Kind::Nats => Box::new(nats::Nats::start(stage)?),
+        Kind::Pushpin => Box::new(pushpin::Pushpin::start(stage)?),
     })
 }
 

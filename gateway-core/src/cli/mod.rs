@@ -15,6 +15,7 @@ mod rpc;
 mod serve;
 mod settings;
 mod signals;
+mod top;
 
 /// Something failed while running.
 const FAILED: u8 = 1;
@@ -39,6 +40,8 @@ enum Command {
     Push(push::Arguments),
     /// Send a gateway away at a set pace, before it is stopped or restarted.
     Drain(drain::Arguments),
+    /// Show live where the time of each shard goes, and who takes it.
+    Top(top::Arguments),
     /// Tell what of this host or pod limits the gateway, and what to do.
     Check(check::Arguments),
     /// Print all settings with meaning, default and value, as a TOML file that can be saved and used.
@@ -59,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => serve::run(&arguments, demo::run),
         Command::Push(arguments) => push::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
     }

@@ -23,6 +23,7 @@ use super::{
     duration::duration,
     rpc::{CallError, Connection},
 };
+use crate::control::push;
 
 const NO_TARGET: u8 = 3;
 const REJECTED: u8 = 4;
@@ -200,9 +201,6 @@ impl PayloadArguments {
     }
 }
 
-fn connection(text: &str) -> Result<ConnectionId, String> {
-    let parts = text.split_once(':');
-    let parts = parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, id.parse().ok()?)));
-    let (epoch, id) = parts.ok_or("must be EPOCH:ID, two decimal numbers")?;
-    Ok(ConnectionId { epoch, id })
+fn connection(text: &str) -> Result<ConnectionId, &'static str> {
+    push::connection(text).ok_or("must be EPOCH:ID, two decimal numbers")
 }

@@ -131,6 +131,8 @@ fn subject(running: &Running) -> Subject {
         driver: gateway.driver.clone(),
         drain_settings: gateway.config.drain.clone(),
         drain: Box::new(move |spread| remote.drain(spread)),
+        shard_grpc: running.shard_grpc.clone(),
+        max_push_bytes: gateway.config.grpc.max_message_bytes,
     }
 }
 

@@ -310,7 +310,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Health and metrics.
+    /// Health, metrics, drains, single pushes.
     #[schemars(with = "String", extend("format" = "address"))]
     pub listen: SocketAddr,
     /// A shard that has not ticked for this time is unhealthy. Idle shards tick once a second.

@@ -8,7 +8,7 @@ use axum::{
     extract::{DefaultBodyLimit, RawQuery, State as Shared},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 
 use serde::Serialize;
@@ -16,7 +16,8 @@ use serde::Serialize;
 use super::{
     Life, State,
     drain::{Refused, Wish},
-    report,
+    profile::{ProfileError, Wanted},
+    push, report,
 };
 
 /// The text format of Prometheus, version 0.0.4.
@@ -30,6 +31,8 @@ pub(super) fn router(state: Arc<State>) -> Router {
     reading()
         .route("/drain", get(progress).post(drain))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        // It has a limit of its own.
+        .route("/v1/push", post(push::push))
         .with_state(state)
 }
 
@@ -40,6 +43,7 @@ fn reading() -> Router<Arc<State>> {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/debug/shards", get(shards))
+        .route("/debug/profile", get(profile))
 }
 
 /// Whether a restart would help: 503 names the shards that do not tick.
@@ -83,6 +87,34 @@ async fn shards(Shared(state): Shared<Arc<State>>) -> Response {
             &state.observer.report(subject, state.life()),
         ),
         None => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
+    }
+}
+
+/// A flame graph of one shard's thread. It takes as long as it is asked to.
+async fn profile(Shared(state): Shared<Arc<State>>, RawQuery(query): RawQuery) -> Response {
+    let Some(subject) = state.subject.get() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned());
+    };
+    let wanted = match Wanted::read(&query.unwrap_or_default(), subject.threads.len()) {
+        Ok(wanted) => wanted,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, error + "\n"),
+    };
+    let (thread, _) = subject.threads[usize::from(wanted.shard)];
+    match state.profiler.profile(wanted, thread).await {
+        Ok(svg) => {
+            let head = [
+                (header::CACHE_CONTROL, "no-store"),
+                (header::CONTENT_TYPE, "image/svg+xml"),
+            ];
+            (head, svg).into_response()
+        }
+        Err(error) => {
+            let status = match error {
+                ProfileError::Busy => StatusCode::CONFLICT,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            plain(status, format!("{error}\n"))
+        }
     }
 }
 
@@ -150,7 +182,7 @@ fn refused(error: &Refused) -> Response {
     plain(status, format!("{error}\n"))
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let head = [
         (header::CACHE_CONTROL, "no-store"),
         (header::CONTENT_TYPE, "application/json"),

@@ -71,6 +71,10 @@ impl Followers {
         }
     }
 
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.handle
+    }
+
     pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.push(self.handle.spawn(task));
     }

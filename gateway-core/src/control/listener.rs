@@ -20,8 +20,8 @@ use tokio::{
 
 /// Most connections at a time; more wait in the backlog.
 const CONNECTIONS: usize = 64;
-/// A connection that says nothing for this time is cut.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A connection that says nothing for this time is cut: longer than the longest profile takes to be answered.
+const SILENCE: Duration = Duration::from_secs(90);
 
 /// Accepts at most [`CONNECTIONS`] at a time.
 pub(super) struct Bounded {

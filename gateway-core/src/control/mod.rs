@@ -1,5 +1,5 @@
-//! The control thread: health, readiness, metrics and drains over HTTP. It reads what shards count, tells them to go away,
-//! and touches no data path.
+//! The control thread: health, readiness, metrics, drains and single pushes over HTTP. It reads what shards count, tells them
+//! to go away, pushes as any service does, and touches no data path.
 
 use std::{
     future::Future,
@@ -22,6 +22,9 @@ mod admin;
 mod drain;
 mod life;
 mod listener;
+pub(crate) mod loopback;
+mod profile;
+pub(crate) mod push;
 mod registration;
 mod report;
 mod shards;
@@ -67,15 +70,22 @@ pub struct Subject {
     pub drain_settings: config::Drain,
     /// Makes the shards drain, spread over that time.
     pub drain: Box<dyn Fn(Duration) + Send + Sync>,
+    /// The gRPC port of each shard, in order: where pushes go.
+    pub shard_grpc: Vec<SocketAddr>,
+    /// Longest body of a push, in bytes.
+    pub max_push_bytes: usize,
 }
 
 struct State {
     course: Course,
     subject: OnceLock<Subject>,
     start: OnceLock<Start>,
+    /// Where pushes are taken, once the shards run.
+    desk: OnceLock<push::Desk>,
     /// How the registration fares, if there is one.
     registration: OnceLock<Arc<registration::Health>>,
     observer: shards::Observer,
+    profiler: profile::Profiler,
     stalled_after: Duration,
 }
 
@@ -95,8 +105,10 @@ impl Control {
             course: Course::start(),
             subject: OnceLock::new(),
             start: OnceLock::new(),
+            desk: OnceLock::new(),
             registration: OnceLock::new(),
             observer: shards::Observer::default(),
+            profiler: profile::Profiler::default(),
             stalled_after: Duration::from_millis(config.stalled_after_ms),
         });
         let mut followers = Followers::on(runtime.handle().clone());
@@ -135,7 +147,9 @@ impl Control {
 
     /// The shards run: from now on the gateway is ready, and there is something to report. Once in a life.
     pub fn ready(&self, subject: Subject) {
-        let first = self.state.subject.set(subject).is_ok();
+        let (shards, max_body) = (&subject.shard_grpc, subject.max_push_bytes);
+        let desk = push::Desk::open(shards, max_body, self.followers.runtime());
+        let first = self.state.desk.set(desk).is_ok() && self.state.subject.set(subject).is_ok();
         debug_assert!(first, "a control thread reports on one gateway");
         self.state.course.advance(Life::Ready);
     }

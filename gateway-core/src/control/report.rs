@@ -302,6 +302,9 @@ pub(super) fn metrics(state: &State) -> String {
     }
     if let Some(subject) = state.subject.get() {
         information(&mut page, subject);
+        if let Some(desk) = state.desk.get() {
+            desk.report(&mut page);
+        }
         let shards: Vec<_> = subject
             .metrics
             .iter()

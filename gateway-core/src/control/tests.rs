@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,6 +21,8 @@ struct Fake {
     clock: Arc<AtomicU64>,
     /// The drains that were ordered.
     drained: Arc<Mutex<Vec<Duration>>>,
+    /// Where its shards take pushes.
+    shards: Vec<SocketAddr>,
 }
 
 impl Fake {
@@ -34,6 +36,7 @@ impl Fake {
             metrics: (0..2).map(|shard| Arc::new(Metrics::new(shard))).collect(),
             clock: Arc::default(),
             drained: Arc::default(),
+            shards: vec!["127.0.0.1:9".parse().unwrap(); 2],
         }
     }
 
@@ -55,6 +58,8 @@ impl Fake {
                 let drained = Arc::clone(&self.drained);
                 Box::new(move |spread| drained.lock().unwrap().push(spread))
             },
+            shard_grpc: self.shards.clone(),
+            max_push_bytes: 4096,
         });
     }
 
@@ -369,4 +374,45 @@ fn parse(page: &str) -> HashMap<String, String> {
         assert!(before.is_none(), "{sample} twice");
     }
     samples
+}
+
+/// The status of a good push to `fake`, and its answer.
+fn pushed(fake: &Fake) -> (u16, String) {
+    fake.post("/v1/push", "", "{\"user\": \"alice\", \"text\": \"hi\"}")
+}
+
+// Before anything listens there is nobody to push to, and nothing is kept for later.
+#[test]
+fn a_push_to_a_gateway_that_starts_is_refused() {
+    let fake = Fake::start();
+    let (status, text) = pushed(&fake);
+    assert_eq!(status, 503);
+    assert!(text.contains("starting"), "{text}");
+}
+
+// A shard that is gone, and one that dies with the push in its hands: the script must know which of the two it was.
+#[test]
+fn a_script_is_told_whether_its_push_may_have_arrived() {
+    let dies = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut fake = Fake::start();
+    fake.shards = vec![dies.local_addr().unwrap()];
+    fake.metrics.truncate(1);
+    fake.serve();
+    let shard = std::thread::spawn(move || {
+        let (mut link, _) = dies.accept().unwrap();
+        // The preface has come; the push is on its way.
+        link.read_exact(&mut [0; 24]).unwrap();
+    });
+    let (status, text) = pushed(&fake);
+    assert_eq!(status, 504, "{text}");
+    assert!(text.contains("not known"), "{text}");
+    shard.join().unwrap();
+    let (status, text) = pushed(&fake);
+    assert_eq!(status, 503, "{text}");
+    assert!(text.contains("nothing was sent"), "{text}");
+    let (_, _, page) = fake.get("/metrics");
+    assert!(
+        page.contains("\nringway_http_pushes_total{result=\"failed\"} 2\n"),
+        "{page}"
+    );
 }

@@ -4,6 +4,8 @@ use std::ops::Not;
 
 /// Sysctls, as sysctl.d(5) has them, each under a comment with bound, reason and source.
 const SYSCTLS: &str = include_str!("../../../../tuning/99-ringway.conf");
+/// Switches of the kernel, as tmpfiles.d(5) has them, under such comments too.
+const SWITCHES: &str = include_str!("../../../../tuning/ringway-tmpfiles.conf");
 /// Process limits, as limits.conf(5) has them, under such comments too.
 const LIMITS: &str = include_str!("../../../../tuning/limits.conf");
 
@@ -18,6 +20,16 @@ pub(super) struct Advice {
     pub(super) reason: String,
 }
 
+/// One line of advice about a file in which one of several words is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// The file.
+    pub(super) path: String,
+    pub(super) wanted: String,
+    /// The first sentence of the comment.
+    pub(super) reason: String,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     AtLeast,
@@ -26,17 +38,29 @@ pub(super) enum Bound {
 
 /// What `tuning/99-ringway.conf` says.
 pub(super) fn sysctls() -> Vec<Advice> {
-    parse(SYSCTLS, |line| {
-        line.split_once('=')
-            .map(|(key, value)| (key.trim(), value.trim()))
+    parse(SYSCTLS, |line, comment| {
+        let (key, value) = line.split_once('=')?;
+        advice(key.trim(), value.trim(), comment)
+    })
+}
+
+/// What `tuning/ringway-tmpfiles.conf` says.
+pub(super) fn choices() -> Vec<Choice> {
+    parse(SWITCHES, |line, comment| {
+        let mut words = line.strip_prefix("w ")?.split_whitespace();
+        Some(Choice {
+            path: words.next()?.to_owned(),
+            wanted: words.nth(4)?.to_owned(),
+            reason: reason_of(comment.strip_prefix("exactly: ")?)?,
+        })
     })
 }
 
 /// What `tuning/limits.conf` says about `item`.
 pub(super) fn limit(item: &str) -> Option<Advice> {
-    let limits = parse(LIMITS, |line| {
+    let limits = parse(LIMITS, |line, comment| {
         let mut words = line.split_whitespace().skip(2);
-        Some((words.next()?, words.next()?))
+        advice(words.next()?, words.next()?, comment)
     });
     limits.into_iter().find(|advice| advice.key == item)
 }
@@ -60,7 +84,7 @@ impl Advice {
 }
 
 /// Each setting with the comment above it; a comment that a blank line parts from what follows belongs to nothing.
-fn parse(file: &str, setting: impl Fn(&str) -> Option<(&str, &str)>) -> Vec<Advice> {
+fn parse<T>(file: &str, setting: impl Fn(&str, &str) -> Option<T>) -> Vec<T> {
     let mut found = Vec::new();
     let mut comment = String::new();
     for line in file.lines().map(str::trim) {
@@ -69,8 +93,7 @@ fn parse(file: &str, setting: impl Fn(&str) -> Option<(&str, &str)>) -> Vec<Advi
             continue;
         }
         let comment = std::mem::take(&mut comment);
-        let advice = setting(line).and_then(|(key, value)| advice(key, value, comment.trim()));
-        found.extend(advice);
+        found.extend(setting(line, comment.trim()));
     }
     found
 }
@@ -81,14 +104,19 @@ fn advice(key: &str, value: &str, comment: &str) -> Option<Advice> {
         ("at most", reason) => (Bound::AtMost, reason),
         _ => return None,
     };
-    let reason = reason.split(". ").next()?.split(" source: ").next()?;
-    let reason = reason.trim_end_matches('.').to_owned();
-    reason.is_empty().not().then_some(Advice {
+    Some(Advice {
         key: key.to_owned(),
         wanted: value.parse().ok()?,
         bound,
-        reason,
+        reason: reason_of(reason)?,
     })
+}
+
+/// The first sentence.
+fn reason_of(comment: &str) -> Option<String> {
+    let reason = comment.split(". ").next()?.split(" source: ").next()?;
+    let reason = reason.trim_end_matches('.').to_owned();
+    reason.is_empty().not().then_some(reason)
 }
 
 #[cfg(test)]
@@ -100,6 +128,7 @@ mod tests {
     fn every_line_of_the_tuning_files_is_advice_with_a_source() {
         for (file, found) in [
             (SYSCTLS, sysctls().len()),
+            (SWITCHES, choices().len()),
             (
                 LIMITS,
                 ["nofile", "memlock"].into_iter().filter_map(limit).count(),
@@ -108,7 +137,21 @@ mod tests {
             let is_setting = |line: &&str| !line.is_empty() && !line.starts_with('#');
             assert_eq!(file.lines().filter(is_setting).count(), found);
             assert_eq!(file.matches("\n# source: ").count(), found);
+            assert_eq!(file.matches("\n# measured: ").count(), found);
         }
+    }
+
+    #[test]
+    fn a_choice_is_read_with_its_file_and_word() {
+        let all = choices();
+        let path = "/sys/kernel/mm/transparent_hugepage/enabled";
+        let choice = all.iter().find(|choice| choice.path == path).unwrap();
+        assert_eq!(choice.wanted, "madvise");
+        assert!(
+            choice.reason.starts_with("\"always\" gives a whole"),
+            "{}",
+            choice.reason
+        );
     }
 
     #[test]

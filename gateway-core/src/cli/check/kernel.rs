@@ -97,6 +97,30 @@ pub(super) fn sysctls() -> Vec<Finding> {
     advice::sysctls().into_iter().filter_map(judge).collect()
 }
 
+/// Every switch of `tuning/ringway-tmpfiles.conf` that this kernel has.
+pub(super) fn switches() -> Vec<Finding> {
+    let judge = |choice: advice::Choice| {
+        let actual = fs::read_to_string(&choice.path).ok()?;
+        let (path, wanted) = (&choice.path, &choice.wanted);
+        let actual = chosen(&actual);
+        if actual == wanted {
+            return Some(Finding::ok(path, actual));
+        }
+        let text = format!("{actual}, {wanted} is wanted ({})", choice.reason);
+        let advice = format!("echo {wanted} > {path}, for good: tuning/ringway-tmpfiles.conf");
+        Some(Finding::warn(path, text, advice))
+    };
+    advice::choices().into_iter().filter_map(judge).collect()
+}
+
+/// Of "always [madvise] never" the word in brackets.
+pub(super) fn chosen(words: &str) -> &str {
+    let inside = words
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'));
+    inside.map_or(words.trim(), |(word, _)| word)
+}
+
 /// `None`: this kernel, or this network namespace, has no such setting.
 fn sysctl(key: &str) -> Option<u64> {
     let path = format!("/proc/sys/{}", key.replace('.', "/"));

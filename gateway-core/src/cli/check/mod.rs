@@ -99,6 +99,7 @@ fn look(config: &Config) -> Vec<Finding> {
     findings.extend(ports::ephemeral(config, shards));
     findings.push(kernel::backlog(config));
     findings.extend(kernel::sysctls());
+    findings.extend(kernel::switches());
     findings
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener};
 
-use super::{Level, look, ports, resources};
+use super::{Level, kernel, look, ports, resources};
 use crate::config::Config;
 
 fn any_port(config: &mut Config) {
@@ -75,6 +75,12 @@ fn more_configured_memory_than_there_is_gets_a_warning() {
     );
     config.limits.max_memory_bytes = 1 << 20;
     assert_eq!(resources::memory(&config, 2).level, Level::Ok);
+}
+
+#[test]
+fn of_several_words_the_one_in_brackets_counts() {
+    assert_eq!(kernel::chosen("always [madvise] never\n"), "madvise");
+    assert_eq!(kernel::chosen("madvise\n"), "madvise");
 }
 
 // The limit stands two groups above the process' own; a group without a limit says "max".

@@ -10,11 +10,8 @@ use gateway_proto::{
 use h2_stream::{ClientEvent, Metadata, StreamId};
 use prost::Message;
 
-use super::{
-    chat::{Command, Event},
-    link::Link,
-};
-use crate::identity::ConnId;
+use super::chat::{Command, Event};
+use crate::{control::loopback::Link, identity::ConnId};
 
 /// The consumer group of the demo.
 const SERVICE: &str = "demo";

@@ -3,7 +3,6 @@
 mod chat;
 mod counters;
 mod exchange;
-mod link;
 mod page;
 mod service;
 

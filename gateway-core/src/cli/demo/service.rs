@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     ops::RangeInclusive,
     sync::Arc,
     task::Poll,
@@ -19,9 +19,11 @@ use super::{
     chat::{Chat, Command},
     counters::Counters,
     exchange::Exchange,
-    link::Link,
 };
-use crate::metrics::Metrics;
+use crate::{
+    control::loopback::{Link, dialled},
+    metrics::Metrics,
+};
 
 /// The gateway is in this process: it answers at once, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +48,7 @@ pub(super) fn run(
         .build()?
         .block_on(async {
             tokio::select! {
-                end = serve(loopback(gateway), max_message, metrics, ready) => end,
+                end = serve(dialled(gateway), max_message, metrics, ready) => end,
                 _ = over => Ok(()),
             }
         })
@@ -255,17 +257,6 @@ async fn open_streams(
         streams.push(Exchange::open(address, shard, described, session, max_message).await?);
     }
     Ok(streams)
-}
-
-/// Where to dial what listens on `listen`.
-fn loopback(mut listen: SocketAddr) -> SocketAddr {
-    if listen.ip().is_unspecified() {
-        listen.set_ip(match listen.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    listen
 }
 
 /// Milliseconds since 1970.

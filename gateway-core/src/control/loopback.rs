@@ -1,8 +1,8 @@
-//! One HTTP/2 connection to the gateway: h2-stream's client, and the socket it speaks through.
+//! One HTTP/2 connection to this very gateway: h2-stream's client, and the socket it speaks through.
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     task::Context,
     time::{Duration, Instant},
 };
@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 const TURN: usize = 1 << 20;
 const READ: usize = 64 << 10;
 
-pub(super) struct Link {
+pub(crate) struct Link {
     /// Calls are made here; [`receive`](Link::receive) and [`transmit`](Link::transmit) do the rest.
-    pub(super) client: Client,
+    pub(crate) client: Client,
     socket: TcpStream,
     started: Instant,
     scratch: Box<[u8]>,
@@ -27,7 +27,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects. Messages of up to `max_message` bytes are taken.
-    pub(super) async fn connect(address: SocketAddr, max_message: usize) -> io::Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr, max_message: usize) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         let config = Config {
@@ -48,12 +48,17 @@ impl Link {
     }
 
     /// The time, on this link's own clock.
-    pub(super) fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
     }
 
+    /// When [`receive`](Self::receive) has something to do at the latest, on this link's own clock.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.client.next_deadline()
+    }
+
     /// Registers for, and says whether there is, something to receive or room for what is to be transmitted.
-    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> bool {
         let reads = !self.ended && self.client.wants_bytes();
         let writes = self.written < self.output.len() || self.client.has_output();
         let readable = reads && self.socket.poll_read_ready(cx).is_ready();
@@ -62,7 +67,7 @@ impl Link {
     }
 
     /// Reads what has arrived.
-    pub(super) fn receive(&mut self) -> io::Result<()> {
+    pub(crate) fn receive(&mut self) -> io::Result<()> {
         let now = self.now();
         self.client.handle_timeout(now);
         let mut left = TURN;
@@ -84,12 +89,12 @@ impl Link {
     }
 
     /// What has happened on the link.
-    pub(super) fn poll_event(&mut self) -> Option<ClientEvent> {
+    pub(crate) fn poll_event(&mut self) -> Option<ClientEvent> {
         self.client.poll_event(self.now())
     }
 
     /// Writes what is to be sent, as far as the socket takes it.
-    pub(super) fn transmit(&mut self) -> io::Result<()> {
+    pub(crate) fn transmit(&mut self) -> io::Result<()> {
         let mut left = TURN;
         while left > 0 {
             if self.written == self.output.len() {
@@ -110,4 +115,15 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// Where to dial what listens on `listen`.
+pub(crate) fn dialled(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    listen
 }

@@ -1,0 +1,64 @@
+//! The comparison of ways to push, small: every message arrives whatever the way, and every way is told.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{alone, ringway};
+use gateway_bench::adr::{self, Flight, Options, Report, Way};
+
+fn run(ways: &[Way]) -> Report {
+    let options = Options {
+        ways: ways.to_vec(),
+        users: 3,
+        payload: 64,
+        messages: 150,
+        in_flight: vec![Flight::Natural, Flight::Equal(6)],
+        rounds: 2,
+        json: false,
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_ringway-bench"));
+    adr::run(&options, &ringway(), program).unwrap()
+}
+
+fn check(report: &Report, ways: usize) {
+    assert_eq!(report.rows.len(), 2 * ways, "{report}");
+    for row in &report.rows {
+        assert!(
+            row.messages_per_second > 0.0 && row.p50_micros <= row.p99_micros,
+            "{report}"
+        );
+        assert!(
+            row.gateway_micros > 0.0 && row.load_micros > 0.0,
+            "{report}"
+        );
+        // Nobody sends the next message before the last one has arrived.
+        let waits = row.flight == Flight::Equal(6);
+        assert!(!waits || row.in_flight <= 6.0, "{report}");
+    }
+}
+
+#[test]
+fn every_way_delivers_everything() {
+    let _alone = alone();
+    let ways = &Way::ALL[..5];
+    assert!(!ways.contains(&Way::Queue));
+    let report = run(ways);
+    check(&report, ways.len());
+    let rest = report.rows.iter().find(|row| row.way == Way::Rest).unwrap();
+    assert_eq!(rest.by_rest, Some(1.0));
+}
+
+#[test]
+#[ignore = "needs Debian's redis-server"]
+fn the_queue_delivers_everything_and_what_it_costs_is_told() {
+    let _alone = alone();
+    let report = run(&[Way::Queue]);
+    check(&report, 1);
+    for row in &report.rows {
+        assert!(row.between_micros > 0.0, "{report}");
+    }
+}
