@@ -41,6 +41,7 @@ use crate::{
 #[cfg(doc)]
 use crate::{shard::Shard, timesheet::Timesheet};
 
+pub mod budget;
 pub mod listen;
 pub mod mailbox;
 pub mod monoio;
