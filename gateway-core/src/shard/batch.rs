@@ -64,6 +64,8 @@ pub struct Pool {
     // Boxed, because that is how outboxes hold them: a batch in a pocket of 8 bytes.
     #[allow(clippy::vec_box)]
     free: Vec<Box<Batch>>,
+    /// Memory of their buffers.
+    free_bytes: usize,
     /// Bytes in all outboxes of the shard.
     bytes: usize,
 }
@@ -73,9 +75,10 @@ const NO_EXTRA: u32 = u32::MAX;
 /// So many dropped entries are not worth cutting out.
 const FEW_DEAD: usize = 16;
 
-/// Enough for all outboxes that fill within one tick; larger buffers go back to the allocator.
+/// Enough for all outboxes that fill within one tick. A buffer that goes back to the allocator costs page faults when it comes
+/// again, far more than the copy into it: so the bound is on the memory of all, not on each.
 const MOST_FREE: usize = 4096;
-const LARGEST_FREE: usize = 16 << 10;
+const MOST_FREE_BYTES: usize = 16 << 20;
 
 impl Pool {
     /// Bytes in all outboxes of the shard.
@@ -95,13 +98,17 @@ impl Pool {
 
     /// An empty one.
     pub fn take(&mut self) -> Box<Batch> {
-        self.free.pop().unwrap_or_default()
+        let batch = self.free.pop().unwrap_or_default();
+        self.free_bytes -= batch.bytes.capacity();
+        batch
     }
 
     /// One that is not needed any more.
     pub fn give(&mut self, mut batch: Box<Batch>) {
-        if self.free.len() < MOST_FREE && batch.bytes.capacity() <= LARGEST_FREE {
+        let memory = batch.bytes.capacity();
+        if self.free.len() < MOST_FREE && self.free_bytes + memory <= MOST_FREE_BYTES {
             batch.clear();
+            self.free_bytes += memory;
             self.free.push(batch);
         }
     }
