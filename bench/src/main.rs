@@ -5,8 +5,8 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 use clap::{Parser, Subcommand};
 use gateway_bench::{
     adr, benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol,
-    idle, latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
-    verify::Wrong,
+    idle, latency, mesh, peers, push_path, scaling, service, simulate, storm, throng, unicast,
+    upstream, verify::Wrong,
 };
 use serde::Serialize;
 
@@ -51,6 +51,8 @@ enum Command {
     Fleet(fleet::Options),
     /// What a push costs both sides, with what the mesh does for it and without
     Mesh(mesh::Options),
+    /// What a push costs a shard, without a kernel
+    PushPath(push_path::Options),
     /// Many of these, and a page with charts
     Report(benchmarks::Options),
     /// The decision for streams, measured: pushes by REST, unary gRPC, a gRPC stream, a message queue
@@ -109,6 +111,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::ReconnectStorm(o) => found(o.setup.json, storm::run(&o, &launch)),
         Command::Crossing(o) => found(o.setup.json, crossing::run(&o, &launch)),
         Command::Scaling(o) => found(o.setup.json, scaling::run(&o, &launch)),
+        Command::PushPath(options) => push_path::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Report(options) => benchmarks::run(&options, &program).map(|()| ExitCode::SUCCESS),
         Command::Hol(options) => {
             let report = hol::run(&options, &launch)?;

@@ -1,6 +1,9 @@
 //! What logic services ask of a shard, checked and in our own terms.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use gateway_proto::{plain::Plain, v1::PayloadKind};
 
 use crate::identity::{ConnId, ShardIndex};
 
@@ -9,6 +12,8 @@ use crate::identity::{ConnId, ShardIndex};
 pub enum Command {
     /// A message for clients.
     Push(Push),
+    /// Messages on their way to the shard that has their users.
+    Convoy(Convoy),
     /// Adds to a topic.
     Subscribe {
         /// Who is added.
@@ -100,6 +105,108 @@ impl Push {
     }
 }
 
+/// A push for one user with nothing else asked for, where it lies in the bytes that brought it: what most pushes are.
+/// Nothing is allocated for it.
+#[derive(Debug)]
+pub struct PlainPush {
+    bytes: Bytes,
+    at: Plain,
+}
+
+impl PlainPush {
+    /// `at` was read from `bytes`.
+    #[must_use]
+    pub fn new(bytes: Bytes, at: Plain) -> Self {
+        Self { bytes, at }
+    }
+
+    /// The user's name: UTF-8.
+    #[must_use]
+    pub fn user(&self) -> &[u8] {
+        self.at.user.of(&self.bytes)
+    }
+
+    /// What the client gets.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.at.payload.of(&self.bytes)
+    }
+
+    /// A text message; otherwise binary.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        self.at.kind != PayloadKind::Binary as i32
+    }
+}
+
+/// Plain pushes that cross to another shard together, in one piece of memory for all.
+#[derive(Clone, Debug, Default)]
+pub struct Convoy {
+    bytes: Vec<u8>,
+    pushes: Vec<Plain>,
+    /// How many of them were done.
+    done: usize,
+}
+
+impl Convoy {
+    /// An empty one with room for so many messages, and for so many bytes of names and payloads.
+    #[must_use]
+    pub fn with_capacity(messages: usize, bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            pushes: Vec::with_capacity(messages),
+            done: 0,
+        }
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, push: &PlainPush) {
+        let copy = push.at.copy(&push.bytes, &mut self.bytes);
+        self.pushes.push(copy);
+    }
+
+    /// How many are still to be done.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pushes.len() - self.done
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Does one after the other, until one can't be done now.
+    pub fn advance(&mut self, mut push: impl FnMut(&PlainPush) -> bool) {
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        let Some(&at) = self.pushes.get(self.done) else {
+            return;
+        };
+        let mut next = PlainPush::new(bytes, at);
+        while let Some(&at) = self.pushes.get(self.done) {
+            next.at = at;
+            if !push(&next) {
+                break;
+            }
+            self.done += 1;
+        }
+        self.bytes = next.bytes.into();
+    }
+}
+
+impl From<PlainPush> for Push {
+    fn from(plain: PlainPush) -> Self {
+        let user = String::from_utf8_lossy(plain.user());
+        Self {
+            target: Target::One(Who::User(user.into())),
+            payload: plain.bytes.slice_ref(plain.payload()),
+            text: plain.is_text(),
+            delivery: Delivery::default(),
+        }
+    }
+}
+
 /// How a message is treated on its way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
@@ -108,7 +215,7 @@ pub struct Delivery {
     /// What goes first when an outbox fills.
     pub priority: Priority,
     /// A newer message with the same key takes its place.
-    pub conflation: Option<Box<str>>,
+    pub conflation: Option<Arc<str>>,
     /// Whether the sender asked for a receipt.
     pub receipt: Receipt,
 }

@@ -54,13 +54,24 @@ pub enum Work {
     },
 }
 
-/// One command for another shard.
+/// One command for another shard, or a convoy.
 #[derive(Debug)]
 pub struct Forward {
     /// The job at the sender that wants to know what became of it. `None`: nobody does.
     pub job: Option<u64>,
     /// What to do.
     pub command: Command,
+}
+
+impl Forward {
+    /// How many messages it brings, or 1.
+    #[must_use]
+    pub fn messages(&self) -> usize {
+        match &self.command {
+            Command::Convoy(convoy) => convoy.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// One client event for a stream of another shard.

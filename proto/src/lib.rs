@@ -4,6 +4,7 @@
 //! protoc is needed to build.
 
 pub mod names;
+pub mod plain;
 mod shard_of;
 
 pub use shard_of::shard_of;

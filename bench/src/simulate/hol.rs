@@ -24,9 +24,6 @@ const SEND: Duration = Duration::from_micros(2);
 /// How long a slice takes.
 pub const SLICE: Duration = Duration::from_micros(512);
 
-/// What the ticks of two slices may cost beside their sends.
-pub const OVERHEAD: Duration = Duration::from_micros(50);
-
 /// When everybody is connected, and the load begins.
 const BEGIN: Duration = Duration::from_secs(2);
 

@@ -36,6 +36,7 @@ use crate::{gateway::Gateway, lanes::Lanes, metrics::Metrics};
 #[cfg(doc)]
 use crate::{shard::Shard, timesheet::Timesheet};
 
+pub mod budget;
 mod choice;
 mod failures;
 pub mod listen;

@@ -2,10 +2,20 @@
 
 use std::vec;
 
-use gateway_proto::{names, v1};
+use bytes::Bytes;
+use gateway_proto::{
+    names,
+    plain::{self, Plain},
+    v1,
+};
 use h2_stream::{Status, StreamId};
+use prost::{DecodeError, Message as _};
 
-use super::{Ended, Exchange, Input, Link, Progress, Rejection, Stage, Ticket, services::Service};
+use super::{
+    Ended, Exchange, Input, Link, Progress, Rejection, Stage, Ticket, check::Checks,
+    services::Service,
+};
+use crate::command::{Command, PlainPush};
 
 /// What a stream is.
 pub(super) enum Call {
@@ -16,34 +26,83 @@ pub(super) enum Call {
     Service(Service),
 }
 
-/// The messages of one gRPC message, handed out one by one.
+/// The messages of a batch, handed out one by one.
 pub(super) struct Flat {
     pub(super) stream: StreamId,
     pub(super) sequence: u64,
-    pub(super) messages: vec::IntoIter<v1::MessageRequest>,
+    pub(super) messages: Messages,
     /// HTTP/2 credit of the whole.
     pub(super) credit: usize,
 }
 
-impl Flat {
-    pub(super) fn new(
-        stream: StreamId,
-        sequence: u64,
-        messages: Vec<v1::MessageRequest>,
-        credit: usize,
-    ) -> Self {
-        Self {
-            stream,
-            sequence,
-            messages: messages.into_iter(),
-            credit,
-        }
-    }
+/// Messages that came together.
+pub(super) enum Messages {
+    Parsed(vec::IntoIter<v1::MessageRequest>),
+    /// All of them plain, in these bytes.
+    Plain(Bytes, vec::IntoIter<Plain>),
+}
 
+/// A message, not checked yet.
+pub(super) enum Message {
+    Parsed(v1::MessageRequest),
+    Plain(PlainPush),
+}
+
+impl Flat {
     /// Passes over messages that were dealt with on an earlier stream of the session.
     pub(super) fn skip(mut self, done: usize) -> Self {
         self.messages.by_ref().take(done).for_each(drop);
         self
+    }
+}
+
+impl Message {
+    /// Reads one, where it lies if that is possible.
+    pub(super) fn read(bytes: Bytes) -> Result<Self, DecodeError> {
+        Ok(match plain::request(&bytes) {
+            Some(at) => Self::Plain(PlainPush::new(bytes, at)),
+            None => Self::Parsed(v1::MessageRequest::decode(bytes)?),
+        })
+    }
+}
+
+impl Messages {
+    /// Reads a batch, where it lies if that is possible.
+    pub(super) fn read(bytes: Bytes) -> Result<Self, DecodeError> {
+        Ok(match plain::batch(&bytes) {
+            Some(batch) => Self::plain(bytes, batch),
+            None => Self::parsed(v1::PushBatch::decode(bytes)?),
+        })
+    }
+
+    pub(super) fn parsed(batch: v1::PushBatch) -> Self {
+        Self::Parsed(batch.messages.into_iter())
+    }
+
+    pub(super) fn plain(bytes: Bytes, batch: Vec<Plain>) -> Self {
+        Self::Plain(bytes, batch.into_iter())
+    }
+
+    /// How many are left.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Parsed(messages) => messages.len(),
+            Self::Plain(_, messages) => messages.len(),
+        }
+    }
+}
+
+impl Iterator for Messages {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        match self {
+            Self::Parsed(messages) => messages.next().map(Message::Parsed),
+            Self::Plain(bytes, messages) => {
+                let at = messages.next()?;
+                Some(Message::Plain(PlainPush::new(bytes.clone(), at)))
+            }
+        }
     }
 }
 
@@ -115,26 +174,29 @@ impl Link {
                 self.handled(ticket, None);
                 continue;
             };
-            if let Some(input) = self.checked(ticket, message) {
-                return Some(input);
-            }
+            return Some(self.checked(ticket, message));
         }
     }
 
-    fn checked(&mut self, ticket: Ticket, message: v1::MessageRequest) -> Option<Input> {
+    /// A message as a command, or that it was refused.
+    pub(super) fn checked(&mut self, ticket: Ticket, message: Message) -> Input {
         self.metrics.messages_in_logic.add(1);
-        match super::check::Checks::new(&self.gateway).push(message, ticket.counting) {
-            Ok(push) => Some(Input::Command(ticket, crate::command::Command::Push(push))),
-            Err(rejection) => {
-                let unary = matches!(self.calls.get(&ticket.stream), Some(Call::Push));
-                self.handled(ticket, Some(rejection));
-                Some(if unary {
-                    Input::Gone(ticket.stream, None)
-                } else {
-                    Input::Refused(ticket)
-                })
+        let checks = Checks::new(&self.gateway);
+        let checked = match message {
+            Message::Plain(push) => checks.plain(&push).map(|()| Input::Plain(ticket, push)),
+            Message::Parsed(message) => checks
+                .push(message, ticket.counting)
+                .map(|push| Input::Command(ticket, Command::Push(push))),
+        };
+        checked.unwrap_or_else(|rejection| {
+            let unary = matches!(self.calls.get(&ticket.stream), Some(Call::Push));
+            self.handled(ticket, Some(rejection));
+            if unary {
+                Input::Gone(ticket.stream, None)
+            } else {
+                Input::Refused(ticket)
             }
-        }
+        })
     }
 
     /// Tells the sender that a command had no effect.

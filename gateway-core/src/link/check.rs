@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 
-use gateway_proto::v1::{
-    self, Priority as WirePriority, ReceiptMode, RejectReason, message_request::Target as Wire,
+use gateway_proto::{
+    names::MAX_NAME_BYTES,
+    v1::{
+        self, Priority as WirePriority, ReceiptMode, RejectReason, message_request::Target as Wire,
+    },
 };
 
 use crate::{
-    command::{Command, Delivery, Priority, Push, Question, Receipt, Target, Who},
+    command::{Command, Delivery, PlainPush, Priority, Push, Question, Receipt, Target, Who},
     gateway::Gateway,
     identity::{ConnId, is_valid_name},
 };
@@ -64,18 +67,8 @@ impl<'a> Checks<'a> {
         message: v1::MessageRequest,
         counting: bool,
     ) -> Result<Push, Rejection> {
-        let limits = &self.gateway.config.limits;
-        if message.payload.len() > limits.max_payload_bytes {
-            let (len, max) = (message.payload.len(), limits.max_payload_bytes);
-            return Err(too_large(format!(
-                "payload of {len} bytes, at most {max} allowed"
-            )));
-        }
         let text = message.kind != v1::PayloadKind::Binary as i32;
-        if text && simdutf8::basic::from_utf8(&message.payload).is_err() {
-            let detail = "a TEXT payload must be UTF-8; send it as BINARY";
-            return Err(Rejection::new(RejectReason::InvalidText, detail));
-        }
+        self.payload(&message.payload, text)?;
         Ok(Push {
             target: self.target(message.target)?,
             payload: message.payload,
@@ -84,13 +77,37 @@ impl<'a> Checks<'a> {
         })
     }
 
-    pub(super) fn fits(&self, batch: &v1::PushBatch) -> bool {
-        batch.messages.len() <= self.gateway.config.limits.max_batch
+    /// The same rules for what was not copied.
+    pub(super) fn plain(&self, push: &PlainPush) -> Result<(), Rejection> {
+        self.payload(push.payload(), push.is_text())?;
+        match push.user().len() {
+            1..=MAX_NAME_BYTES => Ok(()),
+            len => Err(bad_name(len, "user_id")),
+        }
     }
 
-    pub(super) fn too_many(&self, batch: &v1::PushBatch) -> Rejection {
-        let (len, max) = (batch.messages.len(), self.gateway.config.limits.max_batch);
-        too_large(format!("batch of {len} messages, at most {max} allowed"))
+    /// A batch of `len` messages.
+    pub(super) fn batch(&self, len: usize) -> Result<(), Rejection> {
+        match self.gateway.config.limits.max_batch {
+            max if len <= max => Ok(()),
+            max => Err(too_large(format!(
+                "batch of {len} messages, at most {max} allowed"
+            ))),
+        }
+    }
+
+    fn payload(&self, payload: &[u8], text: bool) -> Result<(), Rejection> {
+        let (len, max) = (payload.len(), self.gateway.config.limits.max_payload_bytes);
+        if len > max {
+            return Err(too_large(format!(
+                "payload of {len} bytes, at most {max} allowed"
+            )));
+        }
+        if text && simdutf8::basic::from_utf8(payload).is_err() {
+            let detail = "a TEXT payload must be UTF-8; send it as BINARY";
+            return Err(Rejection::new(RejectReason::InvalidText, detail));
+        }
+        Ok(())
     }
 
     pub(super) fn subscribe(&self, message: v1::Subscribe) -> Result<Command, Rejection> {
@@ -211,7 +228,7 @@ fn delivery(delivery: Option<v1::Delivery>, counting: bool) -> Result<Delivery, 
     };
     let conflation = match wire.conflation_key {
         key if key.is_empty() => None,
-        key => Some(name(key, "conflation_key")?),
+        key => Some(name(key, "conflation_key")?.into()),
     };
     Ok(Delivery {
         ttl_ms: wire.ttl_ms,
@@ -225,9 +242,12 @@ fn name(name: String, field: &str) -> Result<Box<str>, Rejection> {
     if is_valid_name(&name) {
         return Ok(name.into());
     }
-    let len = name.len();
+    Err(bad_name(name.len(), field))
+}
+
+fn bad_name(len: usize, field: &str) -> Rejection {
     let detail = format!("{field} of {len} bytes; allowed: 1 to 256 bytes of UTF-8");
-    Err(Rejection::new(RejectReason::InvalidName, detail))
+    Rejection::new(RejectReason::InvalidName, detail)
 }
 
 fn no_target() -> Rejection {

@@ -1,13 +1,18 @@
 //! The frames of an `Exchange` stream, and the commands in them.
 
-use gateway_proto::v1::{self, gateway_frame::Body, logic_frame::Body as Down};
+use bytes::Bytes;
+use gateway_proto::{
+    plain,
+    v1::{self, gateway_frame::Body, logic_frame::Body as Down},
+};
 use h2_stream::{Code, Status, StreamId};
 
 use super::{
     Exchange, Input, Link, Rejection, Resumption, Ticket,
-    calls::{Call, Flat},
+    calls::{Call, Flat, Message, Messages},
     check::Checks,
 };
+use crate::command::PlainPush;
 
 impl Link {
     pub(super) fn on_frame(
@@ -29,13 +34,35 @@ impl Link {
         input
     }
 
-    fn on_command(
+    /// A frame that was read where it lies.
+    pub(super) fn on_plain_frame(
         &mut self,
         stream: StreamId,
         sequence: u64,
-        body: Option<Down>,
+        (bytes, body): (Bytes, plain::Body),
         credit: usize,
     ) -> Option<Input> {
+        let (ticket, done) = self.number(stream, sequence, credit)?;
+        match body {
+            plain::Body::Push(at) => {
+                let push = PlainPush::new(bytes, at);
+                Some(self.checked(ticket, Message::Plain(push)))
+            }
+            plain::Body::Batch(batch) => {
+                let len = batch.len();
+                self.on_batch(ticket, done, len, Messages::plain(bytes, batch))
+            }
+        }
+    }
+
+    /// Takes the number of a command: what it is to be handled with, and how many messages of a batch were dealt with on
+    /// an earlier stream of the session. `None`: nothing is to be done.
+    fn number(
+        &mut self,
+        stream: StreamId,
+        sequence: u64,
+        credit: usize,
+    ) -> Option<(Ticket, usize)> {
         let exchange = self.exchange(stream)?;
         let whole_gateway = exchange.whole_gateway();
         let ticket = Ticket {
@@ -58,20 +85,46 @@ impl Link {
             self.handled(ticket, None);
             return None;
         }
-        let done = exchange.done_in_part(sequence);
+        Some((ticket, exchange.done_in_part(sequence)))
+    }
+
+    fn on_batch(
+        &mut self,
+        ticket: Ticket,
+        done: usize,
+        len: usize,
+        messages: Messages,
+    ) -> Option<Input> {
+        if let Err(rejection) = Checks::new(&self.gateway).batch(len) {
+            self.handled(ticket, Some(rejection));
+            return None;
+        }
+        self.partial = (ticket.stream, ticket.sequence, done);
+        let flat = Flat {
+            stream: ticket.stream,
+            sequence: ticket.sequence,
+            messages,
+            credit: ticket.credit,
+        };
+        self.batch = Some(flat.skip(done));
+        None
+    }
+
+    fn on_command(
+        &mut self,
+        stream: StreamId,
+        sequence: u64,
+        body: Option<Down>,
+        credit: usize,
+    ) -> Option<Input> {
+        let (ticket, done) = self.number(stream, sequence, credit)?;
         let checks = Checks::new(&self.gateway);
         let command = match body {
-            Some(Down::Push(push)) => {
-                self.batch = Some(Flat::new(stream, sequence, vec![push], credit));
-                return None;
+            Some(Down::Push(push)) => return Some(self.checked(ticket, Message::Parsed(push))),
+            Some(Down::Batch(batch)) => {
+                let len = batch.messages.len();
+                return self.on_batch(ticket, done, len, Messages::parsed(batch));
             }
-            Some(Down::Batch(batch)) if checks.fits(&batch) => {
-                self.partial = (stream, sequence, done);
-                let flat = Flat::new(stream, sequence, batch.messages, credit);
-                self.batch = Some(flat.skip(done));
-                return None;
-            }
-            Some(Down::Batch(batch)) => Err(checks.too_many(&batch)),
             Some(Down::Subscribe(subscribe)) => checks.subscribe(subscribe),
             Some(Down::Unsubscribe(unsubscribe)) => checks.unsubscribe(unsubscribe),
             Some(Down::Disconnect(disconnect)) => checks.disconnect(disconnect),

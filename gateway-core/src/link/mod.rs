@@ -15,25 +15,28 @@ mod session;
 mod upward;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use gateway_proto::v1::{self, gateway_frame::Body};
+use gateway_proto::{
+    plain,
+    v1::{self, gateway_frame::Body},
+};
 use h2_stream::{Counters, Server, ServerEvent, Status, StreamId};
-use prost::Message;
+use prost::Message as _;
 
 use crate::{
-    command::Command,
+    command::{Command, PlainPush},
     gateway::Gateway,
     identity::{ConnId, ShardIndex},
     metrics::Metrics,
     mutation::{self, Rule},
 };
 
-use calls::{Call, Flat};
+use calls::{Call, Flat, Message, Messages};
 pub use check::Rejection;
 pub use events::Events;
 pub use exchange::Exchange;
@@ -47,6 +50,8 @@ pub enum Input {
     CallStarted(StreamId),
     /// Do this, then call [`Link::handled`] with the ticket.
     Command(Ticket, Command),
+    /// The same, for what most commands are.
+    Plain(Ticket, PlainPush),
     /// A message was refused, and its sender told: it is to be counted, and may be the last of its frame.
     Refused(Ticket),
     /// All messages of a counting call were handed out.
@@ -85,13 +90,28 @@ pub struct Ticket {
     credit: usize,
 }
 
+impl Ticket {
+    /// That of the only message of a gRPC message on a counting call.
+    fn counting(stream: StreamId, credit: usize) -> Self {
+        Self {
+            stream,
+            sequence: 0,
+            whole_gateway: true,
+            counting: true,
+            last: true,
+            credit,
+        }
+    }
+}
+
 /// The session of one logic service on one HTTP/2 connection.
 pub struct Link {
     server: Server,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     shard: ShardIndex,
-    calls: HashMap<StreamId, Call>,
+    /// Ordered: mostly one, found without hashing; and a run can be repeated exactly.
+    calls: BTreeMap<StreamId, Call>,
     /// Messages of one batch that are not handed out yet. While there are any, no other event is looked at.
     batch: Option<Flat>,
     /// The newest batch of which a part was dealt with: stream, sequence, messages.
@@ -134,7 +154,7 @@ impl Link {
             gateway,
             metrics,
             shard,
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
             batch: None,
             partial: (StreamId(0), 0, 0),
             later: VecDeque::new(),
@@ -359,10 +379,10 @@ impl Link {
 
     /// Every open stream, for the shard to forget when the socket is gone, with what is left of it.
     pub fn take_streams(&mut self) -> Vec<(StreamId, Option<Box<Ended>>)> {
-        let mut calls = std::mem::take(&mut self.calls);
+        let calls = std::mem::take(&mut self.calls);
         self.metrics.streams.sub(calls.len() as u64);
-        let calls = calls.drain();
         calls
+            .into_iter()
             .map(|(stream, call)| (stream, self.remains(stream, call)))
             .collect()
     }
@@ -401,30 +421,41 @@ impl Link {
     }
 
     fn on_message(&mut self, stream: StreamId, message: Bytes, credit: usize) -> Option<Input> {
-        let input = match self.calls.get_mut(&stream) {
-            Some(Call::Exchange(_)) => match v1::LogicFrame::decode(message) {
-                Ok(frame) => return self.on_frame(stream, frame, credit),
-                Err(error) => self.fail_decode(stream, &error),
-            },
-            Some(Call::PushStream | Call::Push) => match v1::MessageRequest::decode(message) {
-                Ok(push) => {
-                    self.batch = Some(Flat::new(stream, 0, vec![push], credit));
-                    return None;
+        let input = match self.calls.get(&stream) {
+            Some(Call::Exchange(exchange)) => {
+                if exchange.is_open()
+                    && let Some((sequence, body)) = plain::frame(&message)
+                {
+                    return self.on_plain_frame(stream, sequence, (message, body), credit);
+                }
+                match v1::LogicFrame::decode(message) {
+                    Ok(frame) => return self.on_frame(stream, frame, credit),
+                    Err(error) => self.fail_decode(stream, &error),
+                }
+            }
+            Some(Call::PushStream | Call::Push) => match Message::read(message) {
+                Ok(message) => {
+                    let ticket = Ticket::counting(stream, credit);
+                    return Some(self.checked(ticket, message));
                 }
                 Err(error) => self.fail_decode(stream, &error),
             },
-            Some(Call::PushMany) => match v1::PushBatch::decode(message) {
-                Ok(batch) if !check::Checks::new(&self.gateway).fits(&batch) => {
-                    let detail = check::Checks::new(&self.gateway).too_many(&batch).detail;
-                    self.finish(
-                        stream,
-                        Status::new(h2_stream::Code::InvalidArgument, detail),
-                    )
-                }
-                Ok(batch) => {
-                    self.batch = Some(Flat::new(stream, 0, batch.messages, credit));
-                    return None;
-                }
+            Some(Call::PushMany) => match Messages::read(message) {
+                Ok(messages) => match check::Checks::new(&self.gateway).batch(messages.len()) {
+                    Ok(()) => {
+                        self.batch = Some(Flat {
+                            stream,
+                            sequence: 0,
+                            messages,
+                            credit,
+                        });
+                        return None;
+                    }
+                    Err(too_many) => {
+                        let code = h2_stream::Code::InvalidArgument;
+                        self.finish(stream, Status::new(code, too_many.detail))
+                    }
+                },
                 Err(error) => self.fail_decode(stream, &error),
             },
             Some(Call::Service(_)) => {

@@ -5,15 +5,14 @@ use std::time::Duration;
 use super::{
     Action, Shard,
     conn::{Awaits, ClientClose, Conn, Handshake, Phase},
-    outbox::Meta,
+    outbox::{Frame, Kind, Meta},
 };
 use crate::{
-    command::Priority,
     config::Refuse,
     identity::{ConnId, ShardIndex, SocketId, shard_of},
     ws::{
         self, CloseCode, Event, Identity, Opcode, Progress, Refusal, RefusalReason, RefuseMode,
-        UpgradeRequest, frames,
+        UpgradeRequest, frames, frames::Head,
     },
 };
 
@@ -46,7 +45,7 @@ impl Shard {
                 self.session_bytes(now, id, bytes);
             }
             Phase::Closing { .. } => self.session_bytes(now, id, bytes),
-            Phase::Lingering { .. } | Phase::Finished { .. } => {}
+            Phase::Lingering(_) | Phase::Finished { .. } => {}
         }
     }
 
@@ -261,21 +260,27 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        let kind = if conn.is_open() {
+            Kind::Control
+        } else {
+            Kind::Last
+        };
         let meta = Meta {
-            priority: Priority::High,
-            expires_ms: u64::MAX,
-            control: true,
-            last: !conn.is_open(),
+            kind,
             ..Meta::default()
+        };
+        let frame = Frame {
+            head: Head::default(),
+            payload: bytes,
         };
         let ledger = &mut self.ledger;
         let limits = &self.gateway.config.outbox;
         let mut drop = |job, outcome| ledger.decide(job, outcome, id);
         let pushed = conn
             .outbox
-            .push(&mut self.pool, limits, now, bytes, meta, &mut drop);
+            .push(&mut self.pool, limits, now, frame, meta, &mut drop);
         match pushed {
-            Ok(()) => self.mark_dirty(id),
+            Ok(()) => self.dirty.add(id, conn, true),
             Err(_) if conn.is_open() => self.close_slow(now, id),
             // It is closing already, and needs no more words.
             Err(_) => {}
@@ -315,7 +320,11 @@ impl Shard {
                 self.close_conn(now, id, code.into(), "no answer to a ping");
             }
             Phase::Open { pinged_ms } => self.arm(id, pinged_ms + pong_timeout),
-            Phase::Lingering { until_ms, .. } if until_ms <= now_ms => self.settled(now, id),
+            Phase::Lingering(ref linger) if linger.until_ms <= now_ms => self.settled(now, id),
+            Phase::Lingering(ref linger) => {
+                let until_ms = linger.until_ms;
+                self.arm(id, until_ms);
+            }
             Phase::Closing { until_ms, .. } | Phase::Finished { until_ms }
                 if until_ms <= now_ms =>
             {
@@ -324,9 +333,9 @@ impl Shard {
                 self.remove_conn(now, id, "");
                 self.actions.push_back(Action::Close { socket });
             }
-            Phase::Lingering { until_ms, .. }
-            | Phase::Closing { until_ms, .. }
-            | Phase::Finished { until_ms } => self.arm(id, until_ms),
+            Phase::Closing { until_ms, .. } | Phase::Finished { until_ms } => {
+                self.arm(id, until_ms);
+            }
         }
     }
 }

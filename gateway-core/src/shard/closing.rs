@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Action, Shard,
-    conn::{Awaits, ClientClose, Conn, Phase},
+    conn::{Awaits, ClientClose, Conn, Linger, Phase},
 };
 use crate::{
     command::Outcome,
@@ -27,8 +27,7 @@ impl Shard {
             }
             Phase::Open { .. } if conn.chatty => {
                 let until_ms = now_ms + linger_ms;
-                let close = Box::new(close);
-                conn.phase = Phase::Lingering { until_ms, close };
+                conn.phase = Phase::Lingering(Box::new(Linger { until_ms, close }));
                 self.arm(id, until_ms);
                 self.await_acknowledgement(now, id);
             }
@@ -40,9 +39,9 @@ impl Shard {
     /// What a lingering connection waited for has come.
     pub(super) fn settled(&mut self, now: Duration, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id)
-            && let Phase::Lingering { close, .. } = &mut conn.phase
+            && let Phase::Lingering(linger) = &mut conn.phase
         {
-            let close = std::mem::take(&mut **close);
+            let close = std::mem::take(&mut linger.close);
             self.answer_close(now, id, &close);
         }
     }

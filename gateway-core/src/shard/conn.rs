@@ -2,36 +2,51 @@
 
 use std::net::SocketAddr;
 
-use super::{outbox::Outbox, registry::UserIndex, topics::Membership, upstream::Assignment};
+use thin_vec::ThinVec;
+
+use super::{outbox::Outbox, registry::UserIndex, topics::Membership, upstream::Assignments};
 use crate::ws::Session;
 
-/// One client connection. Everything that an idle one does not need is boxed or empty.
+/// One client connection: two cache lines, of which a push and its send touch the first. Everything that an idle one does
+/// not need is boxed or empty.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Conn {
-    /// How far it has come.
-    pub phase: Phase,
-    /// What it has received in part.
-    pub session: Session,
     /// What is on its way to it.
     pub outbox: Outbox,
+    /// How far it has come.
+    pub phase: Phase,
+    /// It stands in the queue of those whose send is urgent, or in that of the others; it may stand in both.
+    pub queued: Queued,
+    /// Something pending is urgent.
+    pub urgent: bool,
+    /// Its socket is not read.
+    pub paused: bool,
+    /// It has sent messages.
+    pub chatty: bool,
     /// Whose it is. `None`: anonymous, or not known yet.
     pub user: Option<UserIndex>,
+    /// What it has received in part.
+    pub session: Session,
     /// Topics it belongs to.
-    pub memberships: Vec<Membership>,
+    pub memberships: ThinVec<Membership>,
     /// The streams that get its events, if it is anonymous.
-    pub assignments: Vec<Assignment>,
+    pub assignments: Assignments,
     /// When something was heard from it last, in milliseconds of the shard's clock.
     pub heard_ms: u64,
     /// Its live entry among the deadlines; 0: none.
     pub armed_ms: u64,
     /// How many fan-outs had begun when it came: those do not reach it.
     pub born: u64,
-    /// It is in the list of those with something to send.
-    pub dirty: bool,
-    /// Its socket is not read.
-    pub paused: bool,
-    /// It has sent messages.
-    pub chatty: bool,
+}
+
+/// The queues of those with something to send in which a connection stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// That of urgent sends.
+    pub soon: bool,
+    /// That of all others.
+    pub later: bool,
 }
 
 /// How far a connection has come.
@@ -45,12 +60,7 @@ pub enum Phase {
         pinged_ms: u64,
     },
     /// The client has sent Close; what it sent before it is not acknowledged yet.
-    Lingering {
-        /// When the answer is sent in any case.
-        until_ms: u64,
-        /// What it said.
-        close: Box<ClientClose>,
-    },
+    Lingering(Box<Linger>),
     /// The last bytes are in the outbox.
     Closing {
         /// When it is cut off.
@@ -63,6 +73,15 @@ pub enum Phase {
         /// When it is cut off.
         until_ms: u64,
     },
+}
+
+/// A client's Close that is not answered yet.
+#[derive(Debug)]
+pub struct Linger {
+    /// When the answer is sent in any case.
+    pub until_ms: u64,
+    /// What it said.
+    pub close: ClientClose,
 }
 
 /// A client's Close.
@@ -108,11 +127,12 @@ impl Conn {
             session: Session::new(),
             outbox: Outbox::default(),
             user: None,
-            memberships: Vec::new(),
-            assignments: Vec::new(),
+            memberships: ThinVec::new(),
+            assignments: ThinVec::new(),
             armed_ms: 0,
             born: 0,
-            dirty: false,
+            queued: Queued::default(),
+            urgent: false,
             paused: false,
             chatty: false,
         }
@@ -120,7 +140,7 @@ impl Conn {
 
     /// Whether it is reached by pushes.
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open { .. } | Phase::Lingering { .. })
+        matches!(self.phase, Phase::Open { .. } | Phase::Lingering(_))
     }
 
     #[cfg(test)]
@@ -131,5 +151,18 @@ impl Conn {
             until_ms: 0,
             moved: false,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn a_push_touches_one_cache_line_of_a_connection() {
+        assert_eq!(size_of::<Conn>(), 128);
+        assert!(offset_of!(Conn, user) + size_of::<Option<UserIndex>>() <= 64);
     }
 }

@@ -9,7 +9,7 @@ use super::{
     Shard,
     greeting::stream_ref,
     jobs::{JobId, Owner},
-    route::{Done, Origin},
+    route::{Done, FEW, Origin},
 };
 use crate::{
     command::{Command, Receipt},
@@ -20,36 +20,57 @@ use crate::{
 
 impl Shard {
     pub(super) fn run_link(&mut self, now: Duration, id: LinkId) {
-        let commands = self.take_from_link(now, id);
-        self.note_link(id, commands);
+        let handed = self.take_from_link(now, id);
+        self.note_link(id, handed as u64);
     }
 
     /// Does what a link hands out, as far as there is room. Says how many commands that was.
-    fn take_from_link(&mut self, now: Duration, id: LinkId) -> u64 {
-        let mut commands = 0;
+    fn take_from_link(&mut self, now: Duration, id: LinkId) -> usize {
         self.sheet.enter(Phase::Route);
+        // What comes first of a link does not wait for the sends of a flood, be it of this link or of another.
+        let mut handed = 0;
         if let Some(state) = self.links.get_mut(id)
             && let Some((ticket, command, job)) = state.held.take()
-            && !self.attempt(now, id, ticket, command, job)
         {
-            return commands;
-        }
-        while let Some(input) = self.next_of_link(now, id) {
-            commands += u64::from(matches!(input, Input::Command(..)));
-            match input {
-                Input::Command(ticket, command) => match self.job_for(id, ticket, &command) {
-                    Ok(job) if self.attempt(now, id, ticket, command, job) => {}
-                    Ok(_) => return commands,
-                    Err(rejection) => {
-                        if let Some(state) = self.links.get_mut(id) {
-                            state.link.handled(ticket, Some(rejection));
-                        }
-                    }
-                },
-                other => self.on_input(now, id, other),
+            let origin = origin(ticket, handed, job);
+            if !self.attempt(now, id, ticket, command, origin) {
+                return handed;
             }
         }
-        commands
+        while let Some(input) = self.next_of_link(now, id) {
+            let (ticket, command) = match input {
+                Input::Plain(ticket, push) => {
+                    handed += 1;
+                    let origin = origin(ticket, handed, self.running_job(id, ticket));
+                    if self.push_plain(now, origin, &push) {
+                        self.done(id, ticket, origin.job, None);
+                        continue;
+                    }
+                    (ticket, Command::Push(push.into()))
+                }
+                Input::Command(ticket, command) => {
+                    handed += 1;
+                    (ticket, command)
+                }
+                other => {
+                    self.on_input(now, id, other);
+                    continue;
+                }
+            };
+            match self.job_for(id, ticket, &command) {
+                Ok(job) => {
+                    if !self.attempt(now, id, ticket, command, origin(ticket, handed, job)) {
+                        return handed;
+                    }
+                }
+                Err(rejection) => {
+                    if let Some(state) = self.links.get_mut(id) {
+                        state.link.handled(ticket, Some(rejection));
+                    }
+                }
+            }
+        }
+        handed
     }
 
     fn next_of_link(&mut self, now: Duration, id: LinkId) -> Option<Input> {
@@ -66,12 +87,9 @@ impl Shard {
         id: LinkId,
         ticket: Ticket,
         command: Command,
-        job: Option<JobId>,
+        origin: Origin,
     ) -> bool {
-        let origin = Origin {
-            whole_gateway: ticket.whole_gateway,
-            job,
-        };
+        let job = origin.job;
         let done = match command {
             Command::Query { question, .. } => self.query(id, ticket, question),
             command => self.execute(now, origin, command),
@@ -87,13 +105,29 @@ impl Shard {
                 return false;
             }
         };
+        self.done(id, ticket, job, refused);
+        true
+    }
+
+    /// A command has been dealt with.
+    fn done(&mut self, id: LinkId, ticket: Ticket, job: Option<JobId>, refused: Option<Rejection>) {
         if let Some(job) = job {
             self.end_command(id, ticket, job, refused.is_some());
         }
         if let Some(state) = self.links.get_mut(id) {
             state.link.handled(ticket, refused);
         }
-        true
+    }
+
+    /// The job that a command belongs to, if its call or its batch has one already.
+    fn running_job(&self, id: LinkId, ticket: Ticket) -> Option<JobId> {
+        let state = self.links.get(id)?;
+        if ticket.counting {
+            return state.calls.get(&ticket.stream).copied();
+        }
+        let same = (ticket.stream, ticket.sequence);
+        let batch = state.batch.filter(|of| (of.0, of.1) == same);
+        batch.map(|of| of.2)
     }
 
     /// The job that a command belongs to, if anybody wants to know what becomes of it.
@@ -103,17 +137,13 @@ impl Shard {
         ticket: Ticket,
         command: &Command,
     ) -> Result<Option<JobId>, Rejection> {
+        let running = self.running_job(id, ticket);
+        if ticket.counting || running.is_some() {
+            return Ok(running);
+        }
         let Some(state) = self.links.get_mut(id) else {
             return Ok(None);
         };
-        if ticket.counting {
-            return Ok(state.calls.get(&ticket.stream).copied());
-        }
-        if let Some((stream, sequence, job)) = state.batch
-            && (stream, sequence) == (ticket.stream, ticket.sequence)
-        {
-            return Ok(Some(job));
-        }
         let receipt = match command {
             Command::Push(push) => push.delivery.receipt,
             _ => Receipt::None,
@@ -154,7 +184,9 @@ impl Shard {
 
     fn on_input(&mut self, now: Duration, id: LinkId, input: Input) {
         match input {
-            Input::Command(..) => debug_assert!(false, "commands go another way"),
+            Input::Command(..) | Input::Plain(..) => {
+                debug_assert!(false, "commands go another way");
+            }
             Input::CallStarted(stream) => {
                 let owner = Owner::Call { link: id, stream };
                 let job = self.ledger.jobs.start(owner, Receipt::None, false);
@@ -197,16 +229,7 @@ impl Shard {
 
     /// A message that never became a command.
     fn refused(&mut self, id: LinkId, ticket: Ticket) {
-        let Some(state) = self.links.get_mut(id) else {
-            return;
-        };
-        let job = if ticket.counting {
-            state.calls.get(&ticket.stream).copied()
-        } else {
-            let same = (ticket.stream, ticket.sequence);
-            state.batch.filter(|of| (of.0, of.1) == same).map(|of| of.2)
-        };
-        if let Some(job) = job {
+        if let Some(job) = self.running_job(id, ticket) {
             self.end_command(id, ticket, job, true);
         }
     }
@@ -216,5 +239,14 @@ impl Shard {
         if let Some(state) = self.links.get_mut(id) {
             state.link.refuse_receiver(stream);
         }
+    }
+}
+
+/// Where the command comes from that a link has handed out as its `handed`th.
+fn origin(ticket: Ticket, handed: usize, job: Option<JobId>) -> Origin {
+    Origin {
+        whole_gateway: ticket.whole_gateway,
+        urgent: handed <= FEW,
+        job,
     }
 }

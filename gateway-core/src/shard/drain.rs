@@ -138,7 +138,7 @@ impl Shard {
                 let refusal = self.refuse_while_draining(now);
                 self.refuse_plain(now, id, &refusal);
             }
-            Some(Phase::Open { .. } | Phase::Lingering { .. }) => {
+            Some(Phase::Open { .. } | Phase::Lingering(_)) => {
                 let retry_after = self.retry_after_drain(now).as_millis();
                 let reason = format!("retry_after_ms={retry_after}");
                 self.close_conn(now, id, CloseCode::Restart.into(), &reason);

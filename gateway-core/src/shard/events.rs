@@ -5,7 +5,12 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use gateway_proto::v1::{self, PayloadKind, gateway_frame::Body};
 
-use super::{Shard, conn::Phase, route::Origin, upstream::Pick};
+use super::{
+    Shard,
+    conn::Phase,
+    route::Origin,
+    upstream::{Assignments, Pick},
+};
 use crate::{
     command::Command,
     identity::{ConnId, ShardIndex},
@@ -234,7 +239,7 @@ impl Shard {
             None => match (self.leavers.assignments(id, user), conn) {
                 (Some(left), _) => left,
                 (None, Some(conn)) if user.is_none() => &mut conn.assignments,
-                (None, _) => &mut Vec::new(),
+                (None, _) => &mut Assignments::new(),
             },
         };
         self.upstream.pick(service, assignments)
@@ -313,11 +318,11 @@ impl Shard {
             return;
         };
         let user = conn.user.map(|user| self.users.get(user));
-        if user.is_some_and(|user| user.conns != [id]) {
+        if user.is_some_and(|user| user.conns[..] != [id]) {
             return;
         }
         let assignments = user.map_or(&conn.assignments, |user| &user.assignments);
-        let name = user.map(|user| user.id.clone());
+        let name = user.map(|user| user.id.as_str().into());
         self.leavers.leave(id, name, assignments.clone(), awaited);
     }
 
@@ -386,6 +391,7 @@ impl Shard {
     pub(super) fn settle_elsewhere(&mut self, now: Duration, conn: ConnId) {
         let origin = Origin {
             whole_gateway: true,
+            urgent: true,
             job: None,
         };
         self.execute(now, origin, Command::Settle(conn));

@@ -1,10 +1,15 @@
 //! Wide fan-outs: pushes for so many connections that they run in slices, single pushes going between.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
-use super::{Shard, jobs::JobId, route::Message};
+use bytes::Bytes;
+
+use super::{
+    Shard,
+    route::{FEW, Message, Origin},
+};
 use crate::{
-    command::Outcome,
+    command::{Outcome, Push, Target},
     identity::ConnId,
     timesheet::{Audience, Phase, Timesheet},
 };
@@ -20,10 +25,12 @@ pub struct Fanouts {
 
 #[derive(Debug)]
 struct Fanout {
-    message: Arc<Message>,
+    push: Push,
     audience: Audience,
+    /// When it began: its time to live runs from then.
+    began: Duration,
     to: Reach,
-    job: Option<JobId>,
+    origin: Origin,
     reached: bool,
     /// Deliveries that the timesheet does not know yet.
     made: u64,
@@ -77,16 +84,28 @@ impl Fanouts {
         self.waiting.is_empty()
     }
 
-    fn begin(&mut self, message: Message, audience: Audience, to: Reach, job: Option<JobId>) {
+    fn begin(&mut self, began: Duration, push: Push, to: Reach, origin: Origin) {
         self.begun += 1;
+        let audience = match &push.target {
+            Target::Topic(topic) => Audience::Topic(topic.to_string()),
+            _ => Audience::Everyone,
+        };
         self.waiting.push_back(Fanout {
-            message: Arc::new(message),
+            push,
             audience,
+            began,
             to,
-            job,
+            origin,
             reached: false,
             made: 0,
         });
+    }
+
+    /// If the newest one waits, then with a payload of its own: a slice would keep all of what its link was read into.
+    fn own_newest(&mut self) {
+        if let Some(fanout) = self.waiting.back_mut() {
+            fanout.push.payload = Bytes::copy_from_slice(&fanout.push.payload);
+        }
     }
 }
 
@@ -95,26 +114,21 @@ impl Shard {
     pub(super) fn fan_out_to(
         &mut self,
         now: Duration,
-        message: Message,
-        topic: &str,
+        push: Push,
         ids: Vec<ConnId>,
-        job: Option<JobId>,
+        origin: Origin,
     ) {
-        let audience = Audience::Topic(topic.to_owned());
-        let to = Reach::Members { ids, next: 0 };
-        self.begin_fanout(now, message, audience, to, job);
+        let urgent = origin.urgent && ids.len() <= FEW;
+        let origin = Origin { urgent, ..origin };
+        self.begin_fanout(now, push, Reach::Members { ids, next: 0 }, origin);
     }
 
     /// A push for every connection.
-    pub(super) fn fan_out_to_everyone(
-        &mut self,
-        now: Duration,
-        message: Message,
-        job: Option<JobId>,
-    ) {
+    pub(super) fn fan_out_to_everyone(&mut self, now: Duration, push: Push, origin: Origin) {
+        let urgent = origin.urgent && self.conns.len() <= FEW;
+        let origin = Origin { urgent, ..origin };
         let born = self.fanouts.begun;
-        let to = Reach::Everyone { slot: 0, born };
-        self.begin_fanout(now, message, Audience::Everyone, to, job);
+        self.begin_fanout(now, push, Reach::Everyone { slot: 0, born }, origin);
     }
 
     /// Runs fan-outs for one slice.
@@ -128,51 +142,55 @@ impl Shard {
     fn run_slice(&mut self, now: Duration) {
         let mut left = self.gateway.config.tick.slice;
         while left > 0
-            && let Some(fanout) = self.fanouts.waiting.front()
+            && let Some(mut fanout) = self.fanouts.waiting.pop_front()
         {
-            let (message, job) = (fanout.message.clone(), fanout.job);
-            match self.next_of_fanout(&mut left) {
-                // It goes on from here once the kernel was offered what is pending.
-                Some(id) if self.conn_awaits_flush(id) => return,
-                Some(id) => {
-                    let reached = self.deliver(now, id, &message, job);
-                    if let Some(fanout) = self.fanouts.waiting.front_mut() {
-                        fanout.reached |= reached;
-                        fanout.made += 1;
-                        fanout.to.advance();
-                    }
-                    left -= 1;
-                }
-                None if left > 0 => self.end_fanout(),
-                None => {}
+            if self.run_fanout(now, &mut fanout, &mut left) {
+                fanout.note(&self.sheet);
+                self.end_fanout(&fanout);
+            } else {
+                self.fanouts.waiting.push_front(fanout);
+                return;
             }
         }
     }
 
-    fn begin_fanout(
-        &mut self,
-        now: Duration,
-        message: Message,
-        audience: Audience,
-        to: Reach,
-        job: Option<JobId>,
-    ) {
-        if let Some(job) = job {
+    /// Runs one until its end, or until nothing is left of the slice. Whether it has ended.
+    fn run_fanout(&mut self, now: Duration, fanout: &mut Fanout, left: &mut usize) -> bool {
+        let message = Message::of(fanout.began, &fanout.push);
+        while *left > 0 {
+            match self.next_of_fanout(&mut fanout.to, left) {
+                // It goes on from here once the kernel was offered what is pending.
+                Some(id) if self.conn_awaits_flush(id) => return false,
+                Some(id) => {
+                    fanout.reached |= self.deliver(now, id, &message, fanout.origin);
+                    fanout.made += 1;
+                    fanout.to.advance();
+                    *left -= 1;
+                }
+                None => return *left > 0,
+            }
+        }
+        false
+    }
+
+    fn begin_fanout(&mut self, now: Duration, push: Push, to: Reach, origin: Origin) {
+        if let Some(job) = origin.job {
             self.ledger.jobs.open(job);
         }
         let alone = self.fanouts.is_empty();
-        self.fanouts.begin(message, audience, to, job);
+        self.fanouts.begin(now, push, to, origin);
         if alone {
             // A narrow one is over before the next command is looked at.
             let was = self.sheet.enter(Phase::Fanout);
             self.run_fanouts(now);
             self.sheet.enter(was);
         }
+        self.fanouts.own_newest();
     }
 
     /// The connection to be reached next. `None` with nothing left: the slice ended among free slots.
-    fn next_of_fanout(&mut self, left: &mut usize) -> Option<ConnId> {
-        match &mut self.fanouts.waiting.front_mut()?.to {
+    fn next_of_fanout(&self, to: &mut Reach, left: &mut usize) -> Option<ConnId> {
+        match to {
             Reach::Members { ids, next } => ids.get(*next).copied(),
             Reach::Everyone { slot, born } => {
                 let mut patience = *left * SLOTS_PER_DELIVERY;
@@ -195,15 +213,13 @@ impl Shard {
         }
     }
 
-    fn end_fanout(&mut self) {
-        if let Some(mut fanout) = self.fanouts.waiting.pop_front() {
-            fanout.note(&self.sheet);
-            if !fanout.reached {
-                self.ledger.refuse(fanout.job, Outcome::NoTarget, None);
-            }
-            if let Some(job) = fanout.job {
-                self.ledger.jobs.close(job, 1);
-            }
+    fn end_fanout(&mut self, fanout: &Fanout) {
+        let job = fanout.origin.job;
+        if !fanout.reached {
+            self.ledger.refuse(job, Outcome::NoTarget, None);
+        }
+        if let Some(job) = job {
+            self.ledger.jobs.close(job, 1);
         }
     }
 }

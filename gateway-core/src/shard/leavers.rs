@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::upstream::Assignment;
+use super::upstream::Assignments;
 use crate::identity::ConnId;
 
 /// Bounded by the unacknowledged events: each has at least one.
@@ -17,7 +17,7 @@ pub struct Leavers {
 #[derive(Debug)]
 struct Leaver {
     user: Option<Box<str>>,
-    assignments: Vec<Assignment>,
+    assignments: Assignments,
     /// Services that have still to acknowledge its last event.
     awaits: u32,
 }
@@ -28,7 +28,7 @@ impl Leavers {
         &mut self,
         conn: ConnId,
         user: Option<Box<str>>,
-        assignments: Vec<Assignment>,
+        assignments: Assignments,
         awaits: u32,
     ) {
         if let Some(user) = &user {
@@ -43,17 +43,13 @@ impl Leavers {
     }
 
     /// A user has come back: its streams.
-    pub fn come_back(&mut self, user: &str) -> Option<Vec<Assignment>> {
+    pub fn come_back(&mut self, user: &str) -> Option<Assignments> {
         let conn = self.users.remove(user)?;
         self.conns.remove(&conn).map(|leaver| leaver.assignments)
     }
 
     /// The streams of somebody who has left.
-    pub fn assignments(
-        &mut self,
-        conn: ConnId,
-        user: Option<&str>,
-    ) -> Option<&mut Vec<Assignment>> {
+    pub fn assignments(&mut self, conn: ConnId, user: Option<&str>) -> Option<&mut Assignments> {
         let conn = match user {
             Some(user) => *self.users.get(user)?,
             None => conn,
@@ -88,7 +84,7 @@ mod tests {
     fn a_user_is_remembered_until_every_service_knows_that_it_left() {
         let mut leavers = Leavers::default();
         let conn = ConnId::new(0, 1, 1);
-        leavers.leave(conn, Some("alice".into()), Vec::new(), 2);
+        leavers.leave(conn, Some("alice".into()), Assignments::new(), 2);
         leavers.acknowledged(conn);
         assert!(leavers.assignments(conn, Some("alice")).is_some());
         leavers.acknowledged(conn);
@@ -100,10 +96,10 @@ mod tests {
     fn a_user_that_comes_back_takes_its_streams_along() {
         let mut leavers = Leavers::default();
         let (old, new) = (ConnId::new(0, 1, 1), ConnId::new(0, 1, 2));
-        leavers.leave(old, Some("alice".into()), Vec::new(), 1);
+        leavers.leave(old, Some("alice".into()), Assignments::new(), 1);
         assert!(leavers.come_back("alice").is_some());
         assert!(leavers.come_back("alice").is_none());
-        leavers.leave(new, Some("alice".into()), Vec::new(), 1);
+        leavers.leave(new, Some("alice".into()), Assignments::new(), 1);
         leavers.acknowledged(old);
         assert!(leavers.assignments(old, Some("alice")).is_some());
     }
@@ -112,7 +108,7 @@ mod tests {
     fn anonymous_connections_are_told_apart() {
         let mut leavers = Leavers::default();
         let (a, b) = (ConnId::new(0, 1, 1), ConnId::new(0, 2, 1));
-        leavers.leave(a, None, Vec::new(), 1);
+        leavers.leave(a, None, Assignments::new(), 1);
         assert!(leavers.assignments(a, None).is_some());
         assert!(leavers.assignments(b, None).is_none());
     }

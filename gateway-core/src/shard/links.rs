@@ -1,6 +1,6 @@
 //! The links of a shard, and what it does with what they hand out.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use gateway_proto::v1::gateway_frame::Body as Event;
 use h2_stream::StreamId;
@@ -24,9 +24,9 @@ pub struct LinkState {
     /// A command for which there was no room. While there is one, the link is not read.
     pub(super) held: Option<(Ticket, Command, Option<JobId>)>,
     /// Counting calls.
-    pub(super) calls: HashMap<StreamId, JobId>,
+    pub(super) calls: BTreeMap<StreamId, JobId>,
     /// Streams that have asked for receipts.
-    pub(super) askers: HashMap<StreamId, Asker>,
+    pub(super) askers: BTreeMap<StreamId, Asker>,
     /// The receipt of a batch that has not been handed out whole.
     pub(super) batch: Option<(StreamId, u64, JobId)>,
     /// Bytes in flight, and how many of them were sent.
@@ -110,8 +110,8 @@ impl Links {
             generation: self.generation,
             link,
             held: None,
-            calls: HashMap::new(),
-            askers: HashMap::new(),
+            calls: BTreeMap::new(),
+            askers: BTreeMap::new(),
             batch: None,
             flight: Vec::new(),
             flown: 0,

@@ -8,6 +8,7 @@
 //! clock on every shard.
 
 mod audit;
+mod batch;
 mod busy;
 mod clients;
 mod closing;
@@ -15,6 +16,7 @@ mod conn;
 mod deadlines;
 mod dialogue;
 mod directory;
+mod dirty;
 mod drain;
 mod events;
 mod fanout;
@@ -52,9 +54,10 @@ use crate::{
 pub use conn::Handshake;
 pub use drain::DRAIN_TAIL;
 use {
-    deadlines::Deadlines, directory::Directory, drain::Drain, drain::Others, fanout::Fanouts,
-    jobs::Jobs, ledger::Ledger, links::Links, outbox::Pool, query::Queries, registry::Conns,
-    registry::Users, topics::Topics, upstream::Upstream, work::Outgoing,
+    batch::Pool, deadlines::Deadlines, directory::Directory, dirty::Dirty, drain::Drain,
+    drain::Others, fanout::Fanouts, jobs::Jobs, ledger::Ledger, links::Links, query::Queries,
+    registry::Conns, registry::Names, registry::Users, topics::Topics, upstream::Upstream,
+    work::Outgoing,
 };
 use {greeting::Askers, leavers::Leavers, outlets::Outlets, sessions::Sessions, waiting::Waiting};
 
@@ -98,12 +101,9 @@ pub struct Shard {
     /// Links that hold a command for which there was no room.
     blocked: Vec<LinkId>,
 
-    dirty: VecDeque<ConnId>,
+    dirty: Dirty,
     dirty_links: VecDeque<LinkId>,
-    /// Sends of this slice.
-    flushed: usize,
     actions: VecDeque<Action>,
-    scratch: Vec<u8>,
     /// Bytes that sessions hold of messages that have come in part.
     held_bytes: usize,
     drain: Option<Drain>,
@@ -165,6 +165,7 @@ impl Shard {
         let config = &gateway.config;
         let index = lanes.index();
         let limits = &config.limits;
+        let names = Names::new(seed);
         Self {
             index,
             sheet: Rc::new(Timesheet::new(&config.timesheet, metrics.clone())),
@@ -174,8 +175,8 @@ impl Shard {
             },
             // Room for those whose handshake is refused politely when the shard is full.
             conns: Conns::new(index, limits.max_connections + 1024, seed),
-            users: Users::default(),
-            topics: Topics::new(limits.max_topics, limits.max_topics_per_user),
+            users: Users::new(names),
+            topics: Topics::new(names, limits.max_topics, limits.max_topics_per_user),
             pool: Pool::default(),
             deadlines: Deadlines::default(),
             ledger: Ledger {
@@ -199,11 +200,9 @@ impl Shard {
             lanes,
             held_work: None,
             blocked: Vec::new(),
-            dirty: VecDeque::new(),
+            dirty: Dirty::default(),
             dirty_links: VecDeque::new(),
-            flushed: 0,
             actions: VecDeque::new(),
-            scratch: Vec::new(),
             held_bytes: 0,
             drain: None,
             others: Others::default(),
@@ -290,7 +289,7 @@ impl Shard {
     /// Everything that is due: deadlines, lanes, what links hand out, a slice of the fan-outs.
     pub fn tick(&mut self, now: Duration) {
         self.sheet.cross(Seam::Work);
-        self.flushed = 0;
+        self.dirty.begin();
         self.now = now;
         self.queries.new_tick();
         self.lanes.new_tick(now);
@@ -340,24 +339,16 @@ impl Shard {
 
     // --------------------------------------------------------------------------------------------------------- out --
 
-    /// The next socket with bytes to send and none in flight; of clients at most a slice per tick.
+    /// The next socket with bytes to send and none in flight; of clients at most a slice per tick, those with single pushes
+    /// first.
     pub fn next_dirty(&mut self) -> Option<SocketId> {
         while let Some(id) = self.dirty_links.pop_front() {
             if self.links.get(id).is_some() {
                 return Some(SocketId::Link(id));
             }
         }
-        if self.flushed >= self.gateway.config.tick.slice {
-            return None;
-        }
-        while let Some(id) = self.dirty.pop_front() {
-            if let Some(conn) = self.conns.get_mut(id) {
-                conn.dirty = false;
-                self.flushed += 1;
-                return Some(SocketId::Conn(id));
-            }
-        }
-        None
+        let slice = self.gateway.config.tick.slice;
+        self.dirty.next(&mut self.conns, slice).map(SocketId::Conn)
     }
 
     /// The bytes to be sent next; empty: none. They stay where they are until all of them are [`Shard::sent`], or the

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::WhenFull;
 use proptest::prelude::*;
 
 const NOW: Duration = Duration::from_secs(1);
@@ -24,8 +25,12 @@ impl Fixture {
         }
     }
 
-    fn push(&mut self, frame: &[u8], meta: Meta) -> Result<(), Full> {
+    fn push(&mut self, bytes: &[u8], meta: Meta<'_>) -> Result<(), Full> {
         let drops = &mut self.drops;
+        let frame = Frame {
+            head: Head::default(),
+            payload: bytes,
+        };
         self.outbox.push(
             &mut self.pool,
             &self.limits,
@@ -49,23 +54,27 @@ impl Fixture {
     }
 }
 
-fn plain() -> Meta {
-    Meta {
-        expires_ms: u64::MAX,
-        ..Meta::default()
-    }
+fn plain() -> Meta<'static> {
+    Meta::default()
 }
 
-fn prio(priority: Priority) -> Meta {
+fn prio(priority: Priority) -> Meta<'static> {
     Meta {
         priority,
         ..plain()
     }
 }
 
-fn key(key: &str) -> Meta {
+fn key(key: &Arc<str>) -> Meta<'_> {
     Meta {
-        conflation: Some(key.into()),
+        conflation: Some(key),
+        ..plain()
+    }
+}
+
+fn control() -> Meta<'static> {
+    Meta {
+        kind: Kind::Control,
         ..plain()
     }
 }
@@ -86,13 +95,14 @@ fn all_pending_frames_leave_in_one_send_in_order() {
 #[test]
 fn bytes_in_flight_stay_put_while_newer_frames_come() {
     let mut fix = Fixture::new(10, WhenFull::Close);
-    fix.push(b"first", key("k")).unwrap();
+    let k: Arc<str> = "k".into();
+    fix.push(b"first", key(&k)).unwrap();
     let address = {
         let mut drop = |_, _| {};
         fix.outbox.freeze(&mut fix.pool, NOW, &mut drop).as_ptr()
     };
     for _ in 0..5 {
-        fix.push(b"newer", key("k")).unwrap();
+        fix.push(b"newer", key(&k)).unwrap();
     }
     assert_eq!(
         fix.freeze().len(),
@@ -113,9 +123,10 @@ fn bytes_in_flight_stay_put_while_newer_frames_come() {
 #[test]
 fn newest_wins_per_conflation_key() {
     let mut fix = Fixture::new(10, WhenFull::Close);
-    fix.push(b"a1", key("a")).unwrap();
-    fix.push(b"b1", key("b")).unwrap();
-    fix.push(b"a2", key("a")).unwrap();
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    fix.push(b"a1", key(&a)).unwrap();
+    fix.push(b"b1", key(&b)).unwrap();
+    fix.push(b"a2", key(&a)).unwrap();
     assert_eq!(fix.freeze(), b"b1a2");
     assert_eq!(fix.drops, [Outcome::Conflated]);
 }
@@ -167,6 +178,63 @@ fn bytes_in_flight_count_towards_the_bound() {
     fix.push(&[0; 200], plain()).unwrap();
 }
 
+/// A ping would otherwise cost a slow client a message, or be the one too many.
+#[test]
+fn a_control_frame_neither_displaces_a_message_nor_is_lost() {
+    for when_full in [WhenFull::Close, WhenFull::DropOldest] {
+        let mut fix = Fixture::new(2, when_full);
+        fix.push(b"l", prio(Priority::Low)).unwrap();
+        fix.push(b"n", prio(Priority::Normal)).unwrap();
+        fix.push(b"p", control()).unwrap();
+        assert_eq!(fix.outbox.load().0, 2);
+        assert_eq!(fix.freeze(), b"lnp");
+        assert_eq!(fix.drops, []);
+        assert_eq!(fix.sent(3).messages, 2);
+    }
+}
+
+#[test]
+fn a_control_frame_takes_no_room_from_messages() {
+    let mut fix = Fixture::new(2, WhenFull::Close);
+    fix.push(b"p", control()).unwrap();
+    fix.push(b"1", plain()).unwrap();
+    fix.push(b"2", plain()).unwrap();
+    assert_eq!(fix.push(b"3", plain()), Err(Full));
+    assert_eq!(fix.freeze(), b"p12");
+}
+
+#[test]
+fn control_frames_that_nobody_reads_are_bounded() {
+    let mut fix = Fixture::new(2, WhenFull::DropOldest);
+    for _ in 0..MOST_CONTROL {
+        fix.push(b"p", control()).unwrap();
+    }
+    assert_eq!(fix.push(b"p", control()), Err(Full));
+    let last = Meta {
+        kind: Kind::Last,
+        ..plain()
+    };
+    fix.push(b"close", last).unwrap();
+}
+
+/// Nothing is sent, and the key comes again and again: the outbox must not keep what it has dropped.
+#[test]
+fn a_key_that_comes_again_and_again_takes_the_memory_of_a_few() {
+    let mut fix = Fixture::new(10, WhenFull::Close);
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    fix.push(b"stuck", plain()).unwrap();
+    fix.freeze();
+    fix.push(b"keyless", plain()).unwrap();
+    for round in 0..10_000 {
+        fix.push(format!("{round:05}").as_bytes(), key(&a)).unwrap();
+        fix.push(format!("{round:05}").as_bytes(), key(&b)).unwrap();
+    }
+    assert!(fix.outbox.memory() < 4096, "{}", fix.outbox.memory());
+    fix.sent(5);
+    assert_eq!(fix.freeze(), b"keyless0999909999");
+    assert_eq!(fix.drops.len(), 2 * 9_999);
+}
+
 proptest! {
     /// Whatever is pushed and however the kernel takes it: every message is written once, in order, or reported once;
     /// the bounds hold; the pool's account ends at zero.
@@ -178,13 +246,14 @@ proptest! {
         let when_full = if drop_oldest { WhenFull::DropOldest } else { WhenFull::Close };
         let mut fix = Fixture::new(8, when_full);
         fix.limits.max_bytes = 120;
+        let key: Arc<str> = "key".into();
         let (mut taken, mut written, mut received) = (0, 0, Vec::new());
         for (number, (step, priority, len)) in steps.into_iter().enumerate() {
             if step < 4 {
                 let frame = vec![number as u8; len];
                 let priority = [Priority::Low, Priority::Normal, Priority::High][priority as usize];
                 let meta = Meta {
-                    conflation: (step == 3).then(|| "key".into()),
+                    conflation: (step == 3).then_some(&key),
                     ..prio(priority)
                 };
                 taken += usize::from(fix.push(&frame, meta).is_ok());

@@ -106,6 +106,7 @@ impl Shard {
             let command = Command::Query { question, of };
             self.metrics.crossings.count("command");
             let outgoing = &mut self.outgoing[usize::from(*shard)];
+            outgoing.command_messages += 1;
             outgoing.commands.push(Forward { job: None, command });
         }
         self.queries.open.push(Open {

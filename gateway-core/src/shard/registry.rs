@@ -1,11 +1,13 @@
 //! Who is connected: connections by slot, users by name.
 
-use std::hash::BuildHasher;
-
-use hashbrown::{DefaultHashBuilder, HashTable};
+use compact_str::CompactString;
+use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
+use thin_vec::ThinVec;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{conn::Conn, upstream::Assignment};
+use super::{conn::Conn, upstream::Assignments};
 use crate::{
     identity::{ConnId, MAX_SLOTS, ShardIndex},
     mutation::{self, Rule},
@@ -61,20 +63,26 @@ impl Conns {
 
     /// Whether the id is that of a connection of this shard that is still there.
     pub fn contains(&self, id: ConnId) -> bool {
+        self.is_current(id) && self.slab.contains(id.slot())
+    }
+
+    /// Whether the id is the newest of its slot. This touches no connection.
+    fn is_current(&self, id: ConnId) -> bool {
         id.shard() == self.shard
             && (self.generations.get(id.slot()) == Some(&id.generation())
                 || mutation::is_off(Rule::GenerationCheck))
-            && self.slab.contains(id.slot())
     }
 
     /// The connection, if it is still there.
     pub fn get(&self, id: ConnId) -> Option<&Conn> {
-        self.contains(id).then(|| &self.slab[id.slot()])
+        let here = self.is_current(id);
+        here.then(|| self.slab.get(id.slot())).flatten()
     }
 
     /// The connection, if it is still there.
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.contains(id).then(|| &mut self.slab[id.slot()])
+        let here = self.is_current(id);
+        here.then(|| self.slab.get_mut(id.slot())).flatten()
     }
 
     /// The connection that has a slot now.
@@ -102,39 +110,71 @@ impl Conns {
     }
 }
 
+/// Hashes names for the tables of a shard. Seeded by itself: the top bits of `shard_of`'s hash are all alike on a shard,
+/// and nobody outside may know which names fall together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names {
+    seed: u64,
+}
+
+impl Names {
+    /// `seed` is random in each epoch.
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// The hash of a name.
+    pub fn hash(self, name: &[u8]) -> u64 {
+        xxh3_64_with_seed(name, self.seed)
+    }
+}
+
 /// A user's place in the table.
 pub type UserIndex = u32;
 
-/// Somebody with connections or subscriptions.
+/// Somebody with connections or subscriptions: a cache line, with up to 24 bytes of the name and two connections in it.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct User {
     /// 1 to 256 bytes.
-    pub id: Box<str>,
+    pub id: CompactString,
     /// All of them, oldest first.
-    pub conns: Vec<ConnId>,
+    pub conns: SmallVec<[ConnId; 2]>,
     /// Topics that all of them belong to.
-    pub topics: Vec<u32>,
+    pub topics: ThinVec<u32>,
     /// The streams that get this user's events.
-    pub assignments: Vec<Assignment>,
+    pub assignments: Assignments,
 }
 
 /// The users of a shard.
 #[derive(Debug, Default)]
 pub struct Users {
     slab: Slab<User>,
-    /// Seeded by itself: the top bits of `shard_of`'s hash are all alike on a shard.
     table: HashTable<UserIndex>,
-    hasher: DefaultHashBuilder,
+    names: Names,
     online: usize,
     /// Indices that may be somebody's are below this.
     slots: usize,
 }
 
 impl Users {
+    /// None yet.
+    pub fn new(names: Names) -> Self {
+        Self {
+            names,
+            ..Self::default()
+        }
+    }
+
     /// Finds a user.
     pub fn find(&self, id: &str) -> Option<UserIndex> {
-        let same = |at: &UserIndex| *self.slab[*at as usize].id == *id;
-        self.table.find(self.hasher.hash_one(id), same).copied()
+        self.find_bytes(id.as_bytes())
+    }
+
+    /// Finds a user by the bytes of its name. What is no UTF-8 is nobody's name.
+    pub fn find_bytes(&self, id: &[u8]) -> Option<UserIndex> {
+        let same = |at: &UserIndex| self.slab[*at as usize].id.as_bytes() == id;
+        self.table.find(self.names.hash(id), same).copied()
     }
 
     /// Finds or makes a user.
@@ -144,14 +184,15 @@ impl Users {
         }
         let at = self.slab.insert(User {
             id: id.into(),
-            conns: Vec::new(),
-            topics: Vec::new(),
-            assignments: Vec::new(),
+            conns: SmallVec::new(),
+            topics: ThinVec::new(),
+            assignments: Assignments::new(),
         }) as UserIndex;
         self.slots = self.slots.max(at as usize + 1);
-        let (slab, hasher) = (&self.slab, &self.hasher);
-        let rehash = |at: &UserIndex| hasher.hash_one(&*slab[*at as usize].id);
-        self.table.insert_unique(hasher.hash_one(id), at, rehash);
+        let (slab, names) = (&self.slab, self.names);
+        let rehash = |at: &UserIndex| names.hash(slab[*at as usize].id.as_bytes());
+        self.table
+            .insert_unique(names.hash(id.as_bytes()), at, rehash);
         at
     }
 
@@ -184,7 +225,7 @@ impl Users {
     pub fn tidy(&mut self, at: UserIndex) {
         let user = &self.slab[at as usize];
         if user.conns.is_empty() && user.topics.is_empty() {
-            let hash = self.hasher.hash_one(&*user.id);
+            let hash = self.names.hash(user.id.as_bytes());
             if let Ok(entry) = self.table.find_entry(hash, |other| *other == at) {
                 entry.remove();
             }
@@ -229,6 +270,12 @@ mod tests {
         assert!(conns.get(new).is_some());
         let elsewhere = ConnId::new(4, new.slot() as u32, new.generation());
         assert!(conns.get(elsewhere).is_none());
+    }
+
+    #[test]
+    fn a_user_is_a_cache_line() {
+        assert_eq!(size_of::<User>(), 64);
+        assert_eq!(size_of::<Option<User>>(), 64);
     }
 
     #[test]

@@ -1,31 +1,31 @@
 //! From a command to outboxes: here, or through a lane to the shard that has them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::v1::RejectReason;
 
 use super::{
     Shard,
     jobs::{JobId, Owner},
-    outbox::{Full, Meta},
+    outbox::{Frame, Full, Kind, Meta},
     registry::UserIndex,
 };
 use crate::{
-    command::{Command, Delivery, Outcome, Push, Receipt, Target, Who},
+    command::{Command, Delivery, Outcome, PlainPush, Priority, Push, Receipt, Target, Who},
     config::WhenFull,
     identity::{ConnId, ShardIndex, shard_of},
     link::Rejection,
     timesheet::{Audience, Phase},
-    ws::{Opcode, frames},
+    ws::{Opcode, frames::Head},
 };
 
-/// A push, framed once for however many connections.
-#[derive(Debug)]
-pub struct Message {
-    /// The WebSocket frame.
-    frame: Vec<u8>,
-    delivery: Delivery,
+/// A push, framed once for however many connections. Its payload stays where it is until it is copied into outboxes.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    frame: Frame<'a>,
+    priority: Priority,
     expires_ms: u64,
+    conflation: Option<&'a Arc<str>>,
 }
 
 /// Where a command comes from.
@@ -33,8 +33,45 @@ pub struct Message {
 pub struct Origin {
     /// It may go to other shards.
     pub whole_gateway: bool,
+    /// It is one of a few: its sends go before those of floods and wide fan-outs.
+    pub urgent: bool,
     /// Who wants to know what becomes of it.
     pub job: Option<JobId>,
+}
+
+/// Deliveries of one push, or commands of one link in a tick, that are a few.
+pub const FEW: usize = 64;
+
+impl<'a> Message<'a> {
+    /// What a push has for clients.
+    pub fn of(now: Duration, push: &'a Push) -> Self {
+        let expires_ms = match push.delivery.ttl_ms {
+            0 => u64::MAX,
+            ttl => now.as_millis() as u64 + u64::from(ttl),
+        };
+        Self {
+            frame: frame(push.text, &push.payload),
+            priority: push.delivery.priority,
+            expires_ms,
+            conflation: push.delivery.conflation.as_ref(),
+        }
+    }
+
+    /// The same of a plain one.
+    pub fn of_plain(push: &'a PlainPush) -> Self {
+        Self {
+            frame: frame(push.is_text(), push.payload()),
+            priority: Priority::Normal,
+            expires_ms: u64::MAX,
+            conflation: None,
+        }
+    }
+}
+
+fn frame(text: bool, payload: &[u8]) -> Frame<'_> {
+    let opcode = if text { Opcode::Text } else { Opcode::Binary };
+    let head = Head::new(opcode, payload.len());
+    Frame { head, payload }
 }
 
 /// What became of a command.
@@ -68,9 +105,10 @@ impl Shard {
             | Command::Unsubscribe { who, .. }
             | Command::Disconnect { who, .. } => who,
             Command::Query { .. } => return self.answer_elsewhere(command),
+            Command::Convoy(_) => return self.push_convoy(now, origin, command),
         };
         match self.owner_of(who) {
-            Some(shard) if shard == self.index => self.execute_here(now, origin.job, command),
+            Some(shard) if shard == self.index => self.execute_here(now, origin, command),
             Some(shard) if !origin.whole_gateway => Done::Refused(self.wrong_shard(shard)),
             Some(shard) if self.has_room(shard) => {
                 self.forward(shard, origin.job, own(command));
@@ -85,7 +123,7 @@ impl Shard {
     }
 
     /// Does a command whose target is of this shard.
-    fn execute_here(&mut self, now: Duration, job: Option<JobId>, command: Command) -> Done {
+    fn execute_here(&mut self, now: Duration, origin: Origin, command: Command) -> Done {
         match command {
             Command::Push(push) => {
                 if let Target::One(who) = &push.target
@@ -93,7 +131,7 @@ impl Shard {
                 {
                     return Done::Blocked(Command::Push(push));
                 }
-                self.push_here(now, job, push);
+                self.push_here(now, origin, &push);
                 Done::Taken
             }
             Command::Settle(conn) => {
@@ -101,6 +139,7 @@ impl Shard {
                 Done::Taken
             }
             Command::Query { .. } => self.answer_elsewhere(command),
+            Command::Convoy(_) => self.push_convoy(now, origin, command),
             Command::Subscribe { who, topic } => self.subscribe(&who, &topic),
             Command::Unsubscribe { who, topic } => {
                 self.unsubscribe(&who, &topic);
@@ -132,35 +171,60 @@ impl Shard {
         Rejection::new(RejectReason::WrongShard, detail)
     }
 
+    /// A plain push, if its user can take it now, or the lane of its user's shard can. `false`: it goes the way of all
+    /// others.
+    pub(super) fn push_plain(&mut self, now: Duration, origin: Origin, push: &PlainPush) -> bool {
+        let shards = self.lanes.shards();
+        if shards > 1 {
+            let owner = shard_of(push.user(), u32::from(shards)) as ShardIndex;
+            if owner != self.index {
+                return origin.whole_gateway && self.forward_plain(owner, origin.job, push);
+            }
+        }
+        match self.users.find_bytes(push.user()) {
+            Some(user) if self.user_awaits_flush(user) => return false,
+            Some(user) => {
+                let was = self.sheet.enter(Phase::Frame);
+                self.deliver_to_all_of(now, user, &Message::of_plain(push), origin);
+                self.sheet.enter(was);
+            }
+            None => self.nobody(origin.job),
+        }
+        true
+    }
+
+    /// Pushes that another shard has sent together.
+    fn push_convoy(&mut self, now: Duration, origin: Origin, command: Command) -> Done {
+        let Command::Convoy(mut convoy) = command else {
+            return Done::Taken;
+        };
+        convoy.advance(|push| self.push_plain(now, origin, push));
+        if convoy.is_empty() {
+            Done::Taken
+        } else {
+            Done::Blocked(Command::Convoy(convoy))
+        }
+    }
+
     /// A push for one user or connection of this shard.
-    fn push_here(&mut self, now: Duration, job: Option<JobId>, push: Push) {
-        let Push {
-            target: Target::One(who),
-            ..
-        } = &push
-        else {
+    fn push_here(&mut self, now: Duration, origin: Origin, push: &Push) {
+        let Target::One(who) = &push.target else {
             debug_assert!(false, "wide pushes go another way");
             return;
         };
+        let message = Message::of(now, push);
         match who {
-            Who::User(user) => match self.users.find(user) {
-                Some(user) => {
-                    let was = self.sheet.enter(Phase::Frame);
-                    let message = self.message(now, &push);
-                    self.deliver_to_all_of(now, user, &message, job);
-                    self.recycle(message);
-                    self.sheet.enter(was);
-                }
-                None => self.nobody(job),
-            },
-            Who::Conn(id) if self.conns.get(*id).is_some_and(|conn| conn.is_open()) => {
+            Who::User(user) => {
                 let was = self.sheet.enter(Phase::Frame);
-                let message = self.message(now, &push);
-                self.deliver(now, *id, &message, job);
-                self.recycle(message);
+                self.deliver_to_user(now, user, &message, origin);
                 self.sheet.enter(was);
             }
-            Who::Conn(_) | Who::Gone => self.nobody(job),
+            Who::Conn(id) if self.conns.get(*id).is_some_and(|conn| conn.is_open()) => {
+                let was = self.sheet.enter(Phase::Frame);
+                self.deliver(now, *id, &message, origin);
+                self.sheet.enter(was);
+            }
+            Who::Conn(_) | Who::Gone => self.nobody(origin.job),
         }
     }
 
@@ -172,20 +236,19 @@ impl Shard {
         else {
             return Done::Taken;
         };
-        let shards = u32::from(self.lanes.shards());
-        let mut groups: Vec<Vec<usize>> = vec![Vec::new(); shards as usize];
-        for (at, user) in users.iter().enumerate() {
-            groups[shard_of(user.as_bytes(), shards) as usize].push(at);
+        let groups = self.by_owner(users);
+        // Each user is looked up once. None of them is another's: closing one for being slow leaves the others in place.
+        let group = &groups[usize::from(self.index)];
+        let here: Vec<_> = group
+            .iter()
+            .map(|at| self.users.find(&users[*at]))
+            .collect();
+        let mut known = here.iter().flatten();
+        if known.any(|user| self.user_awaits_flush(*user)) {
+            return Done::Blocked(command);
         }
         for (shard, group) in (0..).zip(&groups) {
-            if shard == self.index {
-                let mut here = group.iter().map(|at| users[*at].as_str());
-                if here.any(|user| self.user_awaits_flush(user)) {
-                    return Done::Blocked(command);
-                }
-                continue;
-            }
-            if group.is_empty() {
+            if shard == self.index || group.is_empty() {
                 continue;
             }
             if !origin.whole_gateway {
@@ -202,40 +265,59 @@ impl Shard {
             return Done::Taken;
         };
         for (shard, group) in (0..).zip(&groups) {
-            if shard == self.index {
-                let was = self.sheet.enter(Phase::Fanout);
-                let message = self.message(now, &push);
-                for &at in group {
-                    self.deliver_to_user(now, &users[at], &message, origin.job);
-                }
-                self.recycle(message);
-                self.sheet.enter(was);
-                let listed = group.len() as u64;
-                self.sheet.fanout(&Audience::Users, listed, listed);
-            } else if !group.is_empty() {
+            if shard != self.index && !group.is_empty() {
                 let users = group.iter().map(|at| users[*at].clone()).collect();
-                let target = Target::Users(users);
-                let part = copy_for_lane(&push, target);
+                let part = copy_for_lane(&push, Target::Users(users));
                 self.forward(shard, origin.job, Command::Push(part));
             }
         }
+        let was = self.sheet.enter(Phase::Fanout);
+        let message = Message::of(now, &push);
+        let listed = here.len();
+        let urgent = origin.urgent && listed <= FEW;
+        let origin = Origin { urgent, ..origin };
+        for user in here {
+            match user {
+                Some(user) => self.deliver_to_all_of(now, user, &message, origin),
+                None => self.nobody(origin.job),
+            }
+        }
+        self.sheet.enter(was);
+        self.sheet
+            .fanout(&Audience::Users, listed as u64, listed as u64);
         Done::Taken
+    }
+
+    /// The places of these users in the list, by the shard that has them.
+    fn by_owner(&self, users: &[String]) -> Vec<Vec<usize>> {
+        let shards = u32::from(self.lanes.shards());
+        if shards == 1 {
+            return vec![(0..users.len()).collect()];
+        }
+        let mut groups = vec![Vec::new(); shards as usize];
+        for (at, user) in users.iter().enumerate() {
+            groups[shard_of(user.as_bytes(), shards) as usize].push(at);
+        }
+        groups
     }
 
     /// Whether a connection of the target is to be flushed before it gets more.
     fn awaits_flush(&self, who: &Who) -> bool {
         match who {
-            Who::User(user) => self.user_awaits_flush(user),
+            Who::User(user) => self.named_awaits_flush(user),
             Who::Conn(conn) => self.conn_awaits_flush(*conn),
             Who::Gone => false,
         }
     }
 
-    fn user_awaits_flush(&self, user: &str) -> bool {
-        self.users.find(user).is_some_and(|user| {
-            let mut conns = self.users.get(user).conns.iter();
-            conns.any(|conn| self.conn_awaits_flush(*conn))
-        })
+    fn named_awaits_flush(&self, user: &str) -> bool {
+        let user = self.users.find(user);
+        user.is_some_and(|user| self.user_awaits_flush(user))
+    }
+
+    fn user_awaits_flush(&self, user: UserIndex) -> bool {
+        let mut conns = self.users.get(user).conns.iter();
+        conns.any(|conn| self.conn_awaits_flush(*conn))
     }
 
     pub(super) fn conn_awaits_flush(&self, id: ConnId) -> bool {
@@ -248,12 +330,12 @@ impl Shard {
         &mut self,
         now: Duration,
         user: &str,
-        message: &Message,
-        job: Option<JobId>,
+        message: &Message<'_>,
+        origin: Origin,
     ) {
         match self.users.find(user) {
-            Some(user) => self.deliver_to_all_of(now, user, message, job),
-            None => self.nobody(job),
+            Some(user) => self.deliver_to_all_of(now, user, message, origin),
+            None => self.nobody(origin.job),
         }
     }
 
@@ -262,12 +344,12 @@ impl Shard {
         &mut self,
         now: Duration,
         user: UserIndex,
-        message: &Message,
-        job: Option<JobId>,
+        message: &Message<'_>,
+        origin: Origin,
     ) {
         for at in (0..self.users.get(user).conns.len()).rev() {
             let id = self.users.get(user).conns[at];
-            self.deliver(now, id, message, job);
+            self.deliver(now, id, message, origin);
         }
     }
 
@@ -302,7 +384,7 @@ impl Shard {
                 self.forward(shard, job, Command::Push(part));
             }
         }
-        let message = self.message(now, &push);
+        let origin = Origin { job, ..origin };
         match &push.target {
             Target::Topic(topic) => {
                 let members = self.topics.members(topic);
@@ -310,10 +392,10 @@ impl Shard {
                     self.nobody(job);
                 } else {
                     let members = members.to_vec();
-                    self.fan_out_to(now, message, topic, members, job);
+                    self.fan_out_to(now, push, members, origin);
                 }
             }
-            _ => self.fan_out_to_everyone(now, message, job),
+            _ => self.fan_out_to_everyone(now, push, origin),
         }
         if let Some(sum) = sum {
             self.ledger.jobs.end(sum);
@@ -326,19 +408,20 @@ impl Shard {
         &mut self,
         now: Duration,
         id: ConnId,
-        message: &Message,
-        job: Option<JobId>,
+        message: &Message<'_>,
+        origin: Origin,
     ) -> bool {
+        let job = origin.job;
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_open()) else {
             self.ledger.refuse(job, Outcome::Closed, Some(id));
             return false;
         };
         let meta = Meta {
-            priority: message.delivery.priority,
+            kind: Kind::Message,
+            priority: message.priority,
             expires_ms: message.expires_ms,
-            conflation: message.delivery.conflation.clone(),
+            conflation: message.conflation,
             job,
-            ..Meta::default()
         };
         let ledger = &mut self.ledger;
         let limits = &self.gateway.config.outbox;
@@ -346,16 +429,16 @@ impl Shard {
             &mut self.pool,
             limits,
             now,
-            &message.frame,
+            message.frame,
             meta,
             &mut |job, outcome| ledger.decide(job, outcome, id),
         );
         match pushed {
             Ok(()) => {
+                self.dirty.add(id, conn, origin.urgent);
                 if let Some(job) = job {
                     self.ledger.jobs.deliver(job);
                 }
-                self.mark_dirty(id);
                 true
             }
             Err(Full) => {
@@ -372,47 +455,17 @@ impl Shard {
         self.ledger.refuse(job, Outcome::NoTarget, None);
     }
 
-    /// Frames a push into the shard's scratch buffer.
-    fn message(&mut self, now: Duration, push: &Push) -> Message {
-        let mut frame = std::mem::take(&mut self.scratch);
-        frame.clear();
-        let opcode = if push.text {
-            Opcode::Text
-        } else {
-            Opcode::Binary
-        };
-        frames::encode(opcode, &push.payload, &mut frame);
-        let expires_ms = match push.delivery.ttl_ms {
-            0 => u64::MAX,
-            ttl => now.as_millis() as u64 + u64::from(ttl),
-        };
-        Message {
-            frame,
-            delivery: push.delivery.clone(),
-            expires_ms,
-        }
-    }
-
-    fn recycle(&mut self, message: Message) {
-        if message.frame.capacity() <= LARGEST_SCRATCH {
-            self.scratch = message.frame;
-        }
-    }
-
     fn conns_of(&self, who: &Who) -> Vec<ConnId> {
         match who {
             Who::User(user) => {
                 let user = self.users.find(user);
-                user.map_or(Vec::new(), |user| self.users.get(user).conns.clone())
+                user.map_or(Vec::new(), |user| self.users.get(user).conns.to_vec())
             }
             Who::Conn(conn) => vec![*conn],
             Who::Gone => Vec::new(),
         }
     }
 }
-
-/// A larger buffer goes back to the allocator.
-const LARGEST_SCRATCH: usize = 64 << 10;
 
 /// The payload copied: a slice of a link's receive buffer must neither keep all of it alive on another shard, nor have
 /// its count touched by two threads for each message.
@@ -421,7 +474,15 @@ fn copy_for_lane(push: &Push, target: Target) -> Push {
         target,
         payload: bytes::Bytes::copy_from_slice(&push.payload),
         text: push.text,
-        delivery: push.delivery.clone(),
+        delivery: own_delivery(&push.delivery),
+    }
+}
+
+/// The same for the key.
+fn own_delivery(delivery: &Delivery) -> Delivery {
+    Delivery {
+        conflation: delivery.conflation.as_deref().map(Arc::from),
+        ..delivery.clone()
     }
 }
 
@@ -429,6 +490,7 @@ fn own(command: Command) -> Command {
     match command {
         Command::Push(mut push) => {
             push.payload = bytes::Bytes::copy_from_slice(&push.payload);
+            push.delivery = own_delivery(&push.delivery);
             Command::Push(push)
         }
         other => other,

@@ -2,12 +2,10 @@
 //!
 //! A connection belongs to a topic on its own account, on its user's, or on both; it leaves when neither holds.
 
-use std::hash::BuildHasher;
-
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::HashTable;
 use slab::Slab;
 
-use super::registry::{Conns, UserIndex, Users};
+use super::registry::{Conns, Names, UserIndex, Users};
 use crate::identity::ConnId;
 
 /// The topics of a shard.
@@ -15,7 +13,7 @@ use crate::identity::ConnId;
 pub struct Topics {
     slab: Slab<Topic>,
     table: HashTable<u32>,
-    hasher: DefaultHashBuilder,
+    names: Names,
     most: usize,
     most_per_user: usize,
 }
@@ -43,11 +41,11 @@ pub struct TooMany;
 
 impl Topics {
     /// None yet; at most `most`, and at most `most_per_user` for a user or a connection.
-    pub fn new(most: usize, most_per_user: usize) -> Self {
+    pub fn new(names: Names, most: usize, most_per_user: usize) -> Self {
         Self {
             slab: Slab::new(),
             table: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            names,
             most,
             most_per_user,
         }
@@ -162,7 +160,9 @@ impl Topics {
 
     fn find(&self, name: &str) -> Option<u32> {
         let same = |at: &u32| *self.slab[*at as usize].name == *name;
-        self.table.find(self.hasher.hash_one(name), same).copied()
+        self.table
+            .find(self.names.hash(name.as_bytes()), same)
+            .copied()
     }
 
     fn enter(&mut self, known: Option<u32>, name: &str) -> Result<u32, TooMany> {
@@ -177,10 +177,10 @@ impl Topics {
             members: Vec::new(),
             users: 0,
         }) as u32;
-        let (slab, hasher) = (&self.slab, &self.hasher);
-        let rehash = |at: &u32| hasher.hash_one(&*slab[*at as usize].name);
+        let (slab, names) = (&self.slab, self.names);
+        let rehash = |at: &u32| names.hash(slab[*at as usize].name.as_bytes());
         self.table
-            .insert_unique(hasher.hash_one(name), topic, rehash);
+            .insert_unique(names.hash(name.as_bytes()), topic, rehash);
         Ok(topic)
     }
 
@@ -236,7 +236,7 @@ impl Topics {
             return;
         };
         if state.users == 0 && state.members.is_empty() {
-            let hash = self.hasher.hash_one(&*state.name);
+            let hash = self.names.hash(state.name.as_bytes());
             if let Ok(entry) = self.table.find_entry(hash, |other| *other == topic) {
                 entry.remove();
             }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn user_and_connection_subscriptions_are_kept_apart() {
         let (mut users, mut conns) = (Users::default(), Conns::new(0, 10, 1));
-        let mut topics = Topics::new(10, 10);
+        let mut topics = Topics::new(Names::default(), 10, 10);
         let (user, conn) = (users.enter("u"), conns.insert(Conn::for_tests()).unwrap());
         users.add_conn(user, conn);
         topics.add_user(&mut users, &mut conns, user, "t").unwrap();
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_users_later_connections_join_too() {
         let (mut users, mut conns) = (Users::default(), Conns::new(0, 10, 1));
-        let mut topics = Topics::new(10, 10);
+        let mut topics = Topics::new(Names::default(), 10, 10);
         let user = users.enter("u");
         topics.add_user(&mut users, &mut conns, user, "t").unwrap();
         let conn = conns.insert(Conn::for_tests()).unwrap();
@@ -285,7 +285,7 @@ mod tests {
     fn bounds_refuse_one_more() {
         let mut conns = Conns::new(0, 10, 1);
         let conn = conns.insert(Conn::for_tests()).unwrap();
-        let mut topics = Topics::new(2, 1);
+        let mut topics = Topics::new(Names::default(), 2, 1);
         topics.add_conn(&mut conns, conn, "a").unwrap();
         assert_eq!(topics.add_conn(&mut conns, conn, "b"), Err(TooMany));
         assert_eq!(topics.len(), 1);
@@ -297,7 +297,7 @@ mod tests {
         fn members_are_those_of_a_plain_set(steps in prop::collection::vec((any::<bool>(), 0_usize..6, 0_usize..4), 0..200)) {
             let mut conns = Conns::new(0, 10, 1);
             let ids: Vec<_> = (0..6).map(|_| conns.insert(Conn::for_tests()).unwrap()).collect();
-            let (mut topics, mut model) = (Topics::new(10, 10), vec![BTreeSet::new(); 4]);
+            let (mut topics, mut model) = (Topics::new(Names::default(), 10, 10), vec![BTreeSet::new(); 4]);
             for (join, conn, topic) in steps {
                 let name = format!("topic {topic}");
                 if join {

@@ -8,6 +8,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use gateway_proto::v1::gateway_frame::Body as Event;
+use thin_vec::ThinVec;
 
 use crate::{
     config,
@@ -21,6 +22,9 @@ pub struct Assignment {
     service: u16,
     receiver: ReceiverRef,
 }
+
+/// The streams that get the events of one user: one for each service that has got any.
+pub type Assignments = ThinVec<Assignment>;
 
 /// The services that a shard knows.
 #[derive(Debug)]
@@ -151,7 +155,7 @@ impl Upstream {
     }
 
     /// The stream of a service that gets the events of whoever has these assignments.
-    pub fn pick(&mut self, service: usize, assignments: &mut Vec<Assignment>) -> Pick {
+    pub fn pick(&mut self, service: usize, assignments: &mut Assignments) -> Pick {
         let state = &mut self.services[service];
         let receivers = &state.receivers;
         let service = service as u16;

@@ -41,7 +41,7 @@ fn a_user_keeps_its_stream_until_that_ends() {
     let mut upstream = upstream();
     let name: Arc<str> = "chat".into();
     let (service, _) = upstream.receiver_up(&name, receiver(1), false).unwrap();
-    let mut assignments = Vec::new();
+    let mut assignments = Assignments::new();
     assert_eq!(upstream.pick(service, &mut assignments), stream(1));
     upstream.receiver_up(&name, receiver(3), false).unwrap();
     assert_eq!(upstream.pick(service, &mut assignments), stream(1));
@@ -63,7 +63,7 @@ fn new_users_are_spread_over_the_streams() {
     }
     let mut counts = [0, 0];
     for _ in 0..10 {
-        let pick = upstream.pick(0, &mut Vec::new());
+        let pick = upstream.pick(0, &mut Assignments::new());
         counts[usize::from(pick == stream(3))] += 1;
     }
     assert_eq!(counts, [5, 5]);
@@ -96,7 +96,7 @@ fn there_is_a_bound_on_services() {
 fn newer_events_are_held_until_a_stream_of_another_shard_has_given_back_what_it_had() {
     let mut upstream = upstream();
     let name: Arc<str> = "chat".into();
-    let mut assignments = Vec::new();
+    let mut assignments = Assignments::new();
     upstream.receiver_up(&name, receiver(1), false).unwrap();
     assert_eq!(upstream.pick(0, &mut assignments), stream(1));
     upstream.receiver_up(&name, receiver(3), false).unwrap();
@@ -104,7 +104,7 @@ fn newer_events_are_held_until_a_stream_of_another_shard_has_given_back_what_it_
     let behind = Pick::Behind(receiver(1));
     assert_eq!(upstream.pick(0, &mut assignments), behind);
     assert!(upstream.is_full(receiver(1)), "what feeds it is not read");
-    assert_eq!(upstream.pick(0, &mut Vec::new()), stream(3));
+    assert_eq!(upstream.pick(0, &mut Assignments::new()), stream(3));
     let (conn, event) = event();
     upstream.hold(receiver(1), Upward::Event(conn, event));
     let (service, held) = upstream.receiver_down(receiver(1)).unwrap();

@@ -4,8 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     Shard,
+    forward::Size,
     jobs::{Job, JobId, Owner},
-    route::{Done, Origin},
+    route::{Done, FEW, Origin},
 };
 use crate::{
     command::{Command, Receipt},
@@ -19,8 +20,11 @@ use crate::{
 pub struct Outgoing {
     /// Commands.
     pub commands: Vec<Forward>,
-    /// Bytes of their payloads.
+    /// How many messages these are, and bytes of their payloads.
+    pub command_messages: usize,
     pub command_bytes: usize,
+    /// How much the last batch was.
+    pub size: Size,
     /// Client events.
     pub events: Vec<RemoteEvent>,
     /// What streams that have ended had of the shard's clients.
@@ -32,7 +36,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// Whether the next command must wait.
     pub fn commands_full(&self, limits: &config::Lanes) -> bool {
-        self.commands.len() >= limits.batch_messages || self.command_bytes >= limits.batch_bytes
+        self.command_messages >= limits.batch_messages || self.command_bytes >= limits.batch_bytes
     }
 
     fn is_empty(&self) -> bool {
@@ -65,18 +69,7 @@ impl Shard {
         if conn.outbox.is_empty() {
             self.finish_if_flushed(now, id);
         } else {
-            self.mark_dirty(id);
-        }
-    }
-
-    /// A connection has something to send; while bytes are in flight, it waits for these.
-    pub(super) fn mark_dirty(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id)
-            && !conn.dirty
-            && !conn.outbox.is_flying()
-        {
-            conn.dirty = true;
-            self.dirty.push_back(id);
+            self.dirty.add(id, conn, false);
         }
     }
 
@@ -169,8 +162,11 @@ impl Shard {
     /// Does commands of another shard; neighbours of one job are answered together.
     fn do_forwards(&mut self, now: Duration, from: ShardIndex, mut forwards: VecDeque<Forward>) {
         let mut together: Option<(u64, JobId)> = None;
-        let waiting = forwards.len();
-        while let Some(Forward { job, command }) = forwards.pop_front() {
+        let urgent = forwards.iter().map(Forward::messages).sum::<usize>() <= FEW;
+        let mut taken = 0;
+        while let Some(forward) = forwards.pop_front() {
+            let messages = forward.messages();
+            let Forward { job, command } = forward;
             let (receipt, alone) = match &command {
                 Command::Push(push) => {
                     let receipt = push.delivery.receipt;
@@ -191,26 +187,30 @@ impl Shard {
             });
             let origin = Origin {
                 whole_gateway: false,
+                urgent,
                 job: local,
             };
+            let mut left = None;
             match self.execute(now, origin, command) {
                 Done::Taken => {}
                 Done::Refused(rejection) => self.metrics.rejected.count(rejection.label()),
-                Done::Blocked(command) => {
-                    forwards.push_front(Forward { job, command });
-                    self.sheet.lane(from, (waiting - forwards.len()) as u64);
-                    self.held_work = Some((from, forwards));
-                    return self.end_together(&mut together);
-                }
+                Done::Blocked(command) => left = Some(Forward { job, command }),
             }
+            let done = messages - left.as_ref().map_or(0, Forward::messages);
             if let Some(job) = local.and_then(|local| self.ledger.jobs.get(local)) {
-                job.accepted += 1;
+                job.accepted += done as u64;
+            }
+            taken += done as u64;
+            if let Some(left) = left {
+                forwards.push_front(left);
+                self.held_work = Some((from, forwards));
+                break;
             }
             if alone {
                 self.end_together(&mut together);
             }
         }
-        self.sheet.lane(from, waiting as u64);
+        self.sheet.lane(from, taken);
         self.end_together(&mut together);
     }
 

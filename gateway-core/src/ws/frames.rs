@@ -65,18 +65,40 @@ pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 
 /// Appends the header of a whole, unmasked frame whose payload of `length` bytes follows.
 pub fn encode_header(opcode: Opcode, length: usize, out: &mut Vec<u8>) {
-    debug_assert!(!opcode.is_control() || length <= MAX_CONTROL_PAYLOAD);
-    let first = FIN | opcode as u8;
-    if let Ok(short @ 0..LENGTH_16) = u8::try_from(length) {
-        out.extend_from_slice(&[first, short]);
-    } else if let Ok(medium) = u16::try_from(length) {
-        let [high, low] = medium.to_be_bytes();
-        out.extend_from_slice(&[first, LENGTH_16, high, low]);
-    } else {
-        let mut header = [0; MAX_HEADER];
-        header[..2].copy_from_slice(&[first, LENGTH_64]);
-        header[2..].copy_from_slice(&(length as u64).to_be_bytes());
-        out.extend_from_slice(&header);
+    out.extend_from_slice(Head::new(opcode, length).bytes());
+}
+
+/// The header of a whole, unmasked frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Head {
+    bytes: [u8; MAX_HEADER],
+    length: u8,
+}
+
+impl Head {
+    /// That of a frame whose payload has `length` bytes.
+    pub fn new(opcode: Opcode, length: usize) -> Self {
+        debug_assert!(!opcode.is_control() || length <= MAX_CONTROL_PAYLOAD);
+        let mut bytes = [0; MAX_HEADER];
+        bytes[0] = FIN | opcode as u8;
+        let length = if let Ok(short @ 0..LENGTH_16) = u8::try_from(length) {
+            bytes[1] = short;
+            2
+        } else if let Ok(medium) = u16::try_from(length) {
+            bytes[1] = LENGTH_16;
+            bytes[2..4].copy_from_slice(&medium.to_be_bytes());
+            4
+        } else {
+            bytes[1] = LENGTH_64;
+            bytes[2..].copy_from_slice(&(length as u64).to_be_bytes());
+            MAX_HEADER as u8
+        };
+        Self { bytes, length }
+    }
+
+    /// Its bytes; none for [`Head::default`].
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
     }
 }
 

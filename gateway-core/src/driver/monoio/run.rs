@@ -14,6 +14,7 @@ use std::{
 use crate::{
     driver::{
         Clock, Seat,
+        budget::Budget,
         mailbox::{Mailbox, Order, Port},
         spin::Spin,
         watch,
@@ -53,7 +54,7 @@ pub(super) struct Reactor {
     /// All reads of all sockets go through this one buffer.
     pub(super) buffer: Box<[u8]>,
     pub(super) conn_bytes: usize,
-    pub(super) link_bytes: usize,
+    pub(super) budget: Budget,
     /// Links with data, in the order of their turns; their interest is `Ready`.
     pub(super) links: VecDeque<SocketId>,
     /// Sockets that were read in this tick, or are wanted again.
@@ -82,7 +83,8 @@ pub(super) async fn run(seat: Seat, up: impl FnOnce()) -> io::Result<()> {
 impl Reactor {
     fn new(seat: Seat, pump: Pump) -> io::Result<Self> {
         let tick = &seat.gateway.config.tick;
-        let (conn_bytes, link_bytes) = (tick.conn_bytes.max(1), tick.link_bytes.max(1));
+        let conn_bytes = tick.conn_bytes.max(1);
+        let budget = Budget::new(tick.link_bytes.max(1));
         let spin = Spin::new(tick.spin_us);
         let mut listeners = vec![Some(Listener::new(
             Fd::new(seat.ws.into())?,
@@ -107,7 +109,7 @@ impl Reactor {
             clock: seat.clock,
             buffer: vec![0; conn_bytes.max(LINK_READ)].into(),
             conn_bytes,
-            link_bytes,
+            budget,
             links: VecDeque::new(),
             rearm: Vec::new(),
             again: false,
@@ -133,8 +135,13 @@ impl Reactor {
             self.spin.worked(now);
         }
         self.take_ready(now);
-        self.read_links(now);
+        let links = self.links.len();
+        let taken = self.read_links(now);
         self.shard.tick(now);
+        if taken > 0 {
+            let took = self.now().saturating_sub(now);
+            self.budget.spent(links, taken, took);
+        }
         self.flush();
         self.act();
         // New sockets come after the actions: a slot that the shard gives anew is free here too by now.

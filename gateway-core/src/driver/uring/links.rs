@@ -56,9 +56,10 @@ impl Reactor {
     /// Reads links with data, round after round, until the tick's budget is used or nothing is left.
     ///
     /// In every round each link gets an equal part of what is left. (Bytes can be cut anywhere, so no link is owed anything
-    /// from one round to the next, and there are no deficits to keep.) Who has not had its turn is first in the next tick.
-    pub(super) fn read_links(&mut self, now: Duration) {
-        let mut left = self.link_bytes;
+    /// from one round to the next, and there are no deficits to keep.) Who has not had its turn is first in the next tick. Says how
+    /// many bytes that were.
+    pub(super) fn read_links(&mut self, now: Duration) -> usize {
+        let mut left = self.budget.bytes();
         while left > 0 && !self.links.is_empty() {
             let part = (left / self.links.len()).max(LEAST);
             for _ in 0..self.links.len() {
@@ -68,10 +69,11 @@ impl Reactor {
                 left -= self.read_link(now, part.min(left));
             }
         }
-        let taken = self.link_bytes - left;
+        let taken = self.budget.bytes() - left;
         if taken > 0 {
             self.metrics.tick_bytes.record(taken as u64);
         }
+        taken
     }
 
     /// Reads at most `part` bytes from the link whose turn it is.

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     driver::{
         Clock, Seat,
+        budget::Budget,
         mailbox::{Mailbox, Order, Port},
         spin::Spin,
         watch,
@@ -53,7 +54,7 @@ pub(super) struct Reactor {
     /// All reads of links go through this one buffer.
     pub(super) buffer: Box<[u8]>,
     pub(super) conn_bytes: usize,
-    pub(super) link_bytes: usize,
+    pub(super) budget: Budget,
     /// Links with data, in the order of their turns.
     pub(super) links: VecDeque<LinkId>,
     /// Sockets that may have to ask for bytes again.
@@ -87,7 +88,8 @@ impl Reactor {
     /// The kernel refuses a ring.
     pub(super) fn new(seat: Seat) -> io::Result<Self> {
         let config = &seat.gateway.config;
-        let (conn_bytes, link_bytes) = (config.tick.conn_bytes, config.tick.link_bytes);
+        let conn_bytes = config.tick.conn_bytes;
+        let budget = Budget::new(config.tick.link_bytes.max(1));
         let spin_us = config.tick.spin_us;
         let buffers = usize::from(config.uring.ring_buffers);
         let rings = Rings::new(shape(&config.uring))?;
@@ -104,7 +106,7 @@ impl Reactor {
             clock: seat.clock,
             buffer: vec![0; LINK_READ].into(),
             conn_bytes: conn_bytes.max(1),
-            link_bytes: link_bytes.max(1),
+            budget,
             links: VecDeque::new(),
             rearm: Vec::new(),
             starved: VecDeque::new(),
@@ -153,8 +155,13 @@ impl Reactor {
         }
         self.land();
         self.take_completions(now);
-        self.read_links(now);
+        let links = self.links.len();
+        let taken = self.read_links(now);
         self.shard.tick(now);
+        if taken > 0 {
+            let took = self.now().saturating_sub(now);
+            self.budget.spent(links, taken, took);
+        }
         self.act(now);
         self.move_stuck(now);
         // New sockets come after the actions: a slot that the shard gives anew is free here too by now.
