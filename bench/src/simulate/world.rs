@@ -250,6 +250,7 @@ impl World {
                     )
                 });
             context.coverage.hit("gateways", "started");
+            context.oracle.down.process_began(context.now, new.epoch);
             *process = Some(new);
         }
     }

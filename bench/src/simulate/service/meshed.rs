@@ -220,6 +220,13 @@ impl Meshed {
         context.trace.note(context.now, facts, || {
             format!("service {}: {notice}", self.index)
         });
+        if let What::CommandReturned { .. }
+        | What::Rejected(_)
+        | What::Unknown { .. }
+        | What::GatewayRemoved = &notice.what
+        {
+            context.oracle.down.doubt_members(self.source);
+        }
         if let What::Connected { epoch, .. } = &notice.what {
             let up = &mut context.oracle.up;
             if self.setup.one {
@@ -368,8 +375,14 @@ impl Service for Meshed {
     fn subscribe(&mut self, context: &mut Context, user: u32, topic: u32) {
         context.oracle.down.subscribed(topic, user);
         let clock = self.clock(context);
-        if let Ok(false) = self.mesh.try_command(clock, subscribe(user, topic)) {
-            context.coverage.hit("mesh", "subscription refused: full");
+        let places = self.places(&Target::Topic(topic));
+        let (now, source) = (context.now, self.source);
+        match self.mesh.try_command(clock, subscribe(user, topic)) {
+            Ok(true) => context
+                .oracle
+                .down
+                .is_subscribed(now, source, topic, user, places),
+            _ => context.coverage.hit("mesh", "subscription refused: full"),
         }
         context.agenda.run_at(context.now, self.owner());
     }
