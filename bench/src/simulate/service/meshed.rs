@@ -147,6 +147,12 @@ impl Meshed {
                     Wish::Dial { .. } | Wish::Close { .. } => {}
                 }
             }
+            if *over {
+                // Nobody would notice any more that it is silent.
+                if let Some(asking) = asking.take() {
+                    asking.end(context);
+                }
+            }
             // Its first question leaves with this.
             if let Some(asking) = asking {
                 asking.poll(context, clock);
