@@ -34,9 +34,9 @@ fn ids(world: &mut World, logic: LogicId) -> Vec<u64> {
 }
 
 fn forgotten(world: &World) -> u64 {
-    let mut drops = world.metrics[0].drops.iter();
-    let found = drops.find(|(reason, _)| *reason == "service_forgotten");
-    found.unwrap().1
+    let drops = world.metrics[0].drops.iter();
+    let found = drops.filter(|(reason, _)| *reason == "service_forgotten");
+    found.map(|(_, count)| count).sum()
 }
 
 #[test]

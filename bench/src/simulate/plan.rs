@@ -339,6 +339,7 @@ fn kind(rng: &mut Rng) -> Kind {
         one: rng.percent(25),
         max_age: rng.pick(&[2_000, 10_000, 1_800_000]) * MILLI,
         buffer_age: rng.pick(&[3_000, 30_000]) * MILLI,
+        drop_oldest: rng.percent(25),
         resend: rng.percent(15),
         locate: rng.percent(40),
     })

@@ -8,8 +8,8 @@ use std::{
 
 use gateway_proto::v1::message_request::Target as Wire;
 use logic_client::{
-    Builder, Event, Events, Locate, LogicClient, Notice, PushError, ReturnReason, Returned,
-    StreamState, Streams, TryPushError, What,
+    Builder, Event, Events, Locate, LogicClient, Notice, Overflow, PushError, ReturnReason,
+    Returned, StreamState, Streams, TryPushError, What,
     resolver::Endpoint,
     simulation::{self, Awaited, Mesh, Queue, Seeker, Wish},
 };
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::simulate::{
     context::Context,
-    gateway,
+    gateway, label,
     net::Owner,
     oracle::{Answer, Fate, Target},
 };
@@ -69,7 +69,12 @@ impl Meshed {
             true => Locate::Directory,
             false => Locate::Everywhere,
         };
+        let overflow = match setup.drop_oldest {
+            true => Overflow::DropOldest,
+            false => Overflow::Wait,
+        };
         let builder: Builder = LogicClient::builder()
+            .overflow(overflow)
             .locate(locate)
             .resolver(World)
             .streams(streams)
@@ -460,12 +465,6 @@ impl Service for Meshed {
         let directory = &stats.directory;
         format!("{streams}; missing {missing:?}; {awaited} awaited; directory {directory:?}")
     }
-}
-
-/// The name of a variant.
-fn label(debug: &str) -> String {
-    let end = debug.find([' ', '(', '{']).unwrap_or(debug.len());
-    debug[..end].to_owned()
 }
 
 fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {
