@@ -7,9 +7,9 @@ mod common;
 
 use std::{
     collections::VecDeque,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ fn echo_returns_what_a_client_says() {
     let mut clients = Heard::connect(&gateway, &["alice"]);
     clients.say(0, "is anybody there?");
     assert_eq!(clients.next(0), "is anybody there?");
-    example.ends_by_ctrl_c();
+    assert_eq!(example.ends_by_ctrl_c(), "0 answers were not sent\n");
 }
 
 #[test]
@@ -64,13 +64,13 @@ fn ticker_sends_prices_to_everyone() {
     example.ends_by_ctrl_c();
 }
 
-/// An example that runs.
-struct Example(Child);
+/// An example that runs, and what it says.
+struct Example(Child, BufReader<ChildStdout>);
 
 impl Example {
-    /// Waits until it says that it is up.
+    /// Waits until it says that it is up. The examples are built with the tests of their crate (`cargo test --workspace`),
+    /// not with this one.
     fn start(name: &str, gateway: &Gateway) -> Self {
-        // Beside the programs; tests of the workspace build it.
         let beside = Path::new(env!("CARGO_BIN_EXE_ringway-bench"))
             .parent()
             .unwrap();
@@ -83,16 +83,20 @@ impl Example {
             panic!("{program:?}: {error}; cargo build -p logic-client --examples")
         });
         let mut line = String::new();
-        let output = child.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         assert!(line.ends_with("until ctrl-c\n"), "{line:?}");
-        Self(child)
+        Self(child, output)
     }
 
-    fn ends_by_ctrl_c(mut self) {
+    /// Gives what it has said since it was up.
+    fn ends_by_ctrl_c(mut self) -> String {
         kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
         let ended = wait_for("its end", || self.0.try_wait().unwrap());
         assert!(ended.success(), "{ended}");
+        let mut said = String::new();
+        self.1.read_to_string(&mut said).unwrap();
+        said
     }
 }
 
