@@ -31,6 +31,18 @@ fn promises_are_kept_whatever_goes_wrong() {
     assert!(failures.is_empty(), "{failures:#?}");
     // A promise that is never put to the test is not kept by passing.
     let hard = [
+        ("acts", "Drain"),
+        ("acts", "Freeze"),
+        ("acts", "FreezeService"),
+        ("acts", "Jump"),
+        ("acts", "Kill"),
+        ("acts", "ResetLink"),
+        ("acts", "Resolve"),
+        ("acts", "RestartService"),
+        ("acts", "SilenceClient"),
+        ("acts", "SilenceLink"),
+        ("acts", "Stall"),
+        ("network", "reads and writes cut short"),
         ("gateway", "takeovers"),
         ("gateway", "directory snapshots"),
         ("gateway drops", "slow"),
@@ -39,8 +51,11 @@ fn promises_are_kept_whatever_goes_wrong() {
         ("mesh", "Lost"),
         ("mesh", "Unknown"),
         ("mesh", "GatewayRemoved"),
+        ("returned by meshes", "Displaced"),
+        ("returned by meshes", "Full"),
         ("returned by meshes", "Unknown"),
         ("returned by meshes", "Expired"),
+        ("oracle", "deliveries to topics that had to come"),
     ];
     for (group, what) in hard {
         assert_ne!(report.coverage.count(group, what), 0, "{group}: {what}");

@@ -150,6 +150,7 @@ pub const DROPS: &[&str] = &[
     "no_target",
     "upstream_full",
     "no_service",
+    "service_forgotten",
 ];
 /// Why a command was rejected: `RejectReason` in lower case.
 pub const REJECTIONS: &[&str] = &[

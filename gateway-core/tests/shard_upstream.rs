@@ -33,6 +33,12 @@ fn ids(world: &mut World, logic: LogicId) -> Vec<u64> {
         .collect()
 }
 
+fn forgotten(world: &World) -> u64 {
+    let drops = world.metrics[0].drops.iter();
+    let found = drops.filter(|(reason, _)| *reason == "service_forgotten");
+    found.map(|(_, count)| count).sum()
+}
+
 #[test]
 fn what_is_not_acknowledged_goes_to_another_stream_in_order_and_before_anything_newer() {
     let mut world = world(1, |_| {});
@@ -214,6 +220,52 @@ fn a_client_that_nobody_serves_is_closed_after_a_time() {
     let logic = stream(&mut world, 0, "chat", Scope::Shard);
     assert_eq!(texts(&mut world, logic), ["hello?", "1"]);
     assert_eq!(world.service(logic).closed().len(), 2);
+}
+
+#[test]
+fn a_service_that_does_not_come_back_is_forgotten_while_another_one_receives() {
+    let mut world = world(1, |config| config.upstream.max_services = 2);
+    let lives = stream(&mut world, 0, "chat", Scope::Shard);
+    let dies = stream(&mut world, 0, "audit", Scope::Shard);
+    let client = world.connect(0, "/ws?user=alice");
+    let leaver = world.connect(0, "/ws?user=bob");
+    world.cut(dies);
+    world.client(client).text("1");
+    world.client(leaver).close(1000);
+    world.pass(Duration::from_secs(9));
+    assert_eq!(forgotten(&world), 0, "it may come back");
+    // From here on nothing waits for it, and nobody is closed.
+    for n in 2..=20 {
+        world.client(client).text(&n.to_string());
+        world.pass(Duration::from_secs(2));
+    }
+    assert_eq!(world.client(client).closed(), None);
+    assert_eq!(texts(&mut world, lives).len(), 20);
+    // That two have come, which it had not acknowledged; two messages; and that one has left.
+    assert_eq!(forgotten(&world), 5);
+    // It has left room for another one, and begins anew if it comes back.
+    stream(&mut world, 0, "billing", Scope::Shard);
+    world.client(client).text("21");
+    world.settle();
+    assert_eq!(texts(&mut world, lives).len(), 21);
+    assert_eq!(world.client(client).closed(), None);
+}
+
+#[test]
+fn while_no_service_is_left_none_is_forgotten() {
+    let mut world = world(1, |_| {});
+    let chat = stream(&mut world, 0, "chat", Scope::Shard);
+    let audit = stream(&mut world, 0, "audit", Scope::Shard);
+    let client = world.connect(0, "/ws?user=alice");
+    world.cut(chat);
+    world.cut(audit);
+    world.client(client).text("1");
+    world.pass(Duration::from_secs(11));
+    assert_eq!(world.client(client).closed().unwrap().0, 4503);
+    // The first to come back gets what waited for it; for the other one nobody waits any more.
+    let chat = stream(&mut world, 0, "chat", Scope::Shard);
+    assert_eq!(texts(&mut world, chat), ["1"]);
+    assert!(forgotten(&world) > 0);
 }
 
 #[test]

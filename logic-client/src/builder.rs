@@ -94,6 +94,7 @@ pub(crate) struct Settings {
     pub(crate) attempt_timeout: Duration,
     pub(crate) max_receipts: usize,
     pub(crate) max_stream_age: Duration,
+    pub(crate) leave_after: Duration,
     pub(crate) on_notice: Option<NoticeFn>,
     pub(crate) on_returned: Option<ReturnedFn>,
     pub(crate) resume: bool,
@@ -130,6 +131,7 @@ impl Builder {
             attempt_timeout: Duration::from_secs(5),
             max_receipts: 65_536,
             max_stream_age: Duration::from_secs(30 * 60),
+            leave_after: Duration::from_secs(60),
             on_notice: None,
             on_returned: None,
             resume: true,
@@ -245,6 +247,15 @@ impl Builder {
     /// Default: 30 min; at least 1 s; [`Duration::MAX`]: never.
     pub fn max_stream_age(mut self, age: Duration) -> Self {
         self.settings.max_stream_age = age;
+        self
+    }
+
+    /// How long a gateway that has left the set is still used, as long as it can be reached: while it
+    /// drains, its users are there. If it comes back by then, nothing has happened. Zero: not at all; then
+    /// a gateway that leaves and comes back while something is on its way to it may get that out of order.
+    /// Default: 60 s.
+    pub fn leave_after(mut self, time: Duration) -> Self {
+        self.settings.leave_after = time;
         self
     }
 

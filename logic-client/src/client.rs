@@ -101,7 +101,8 @@ impl LogicClient {
     }
 
     /// Pushes many messages, in this order; each stream is locked once for all of its own. Waits as
-    /// [`push`](Self::push) does. Gives back what was refused, and why; empty: nothing was. Where one
+    /// [`push`](Self::push) does, but a full stream holds up only what is for it, and what comes behind a
+    /// push for several streams that does not fit. Gives back what was refused, and why; empty: nothing was. Where one
     /// is refused because a buffer is full, all behind it for the same stream are, too.
     ///
     /// Dropping the future before it is ready leaves some pushed and some not.
@@ -113,14 +114,7 @@ impl LogicClient {
         let mesh = &self.handle.mesh;
         let items = pushes.into_iter().map(|push| self.item(push)).collect();
         let mut many = Many::new(items, self.waits());
-        while let Some(full) = mesh.offer_many(self.now(), &mut many) {
-            let room = full.room().notified();
-            // Room made between the two looks is seen by the second.
-            let still = mesh.offer_many(self.now(), &mut many);
-            if still.is_some_and(|still| Arc::ptr_eq(&full, &still)) {
-                room.await;
-            }
-        }
+        mesh.send_many(|| self.now(), &mut many).await;
         many.refused.sort_by_key(|(item, _)| item.stamp.order);
         let now = self.now();
         let push = |(item, error): (Item, PushError)| Some((item.into_push(now)?, error));

@@ -63,6 +63,7 @@ async fn gateways_are_added_and_removed_without_a_restart() {
     let seen = Arc::clone(&notices);
     let client = LogicClient::builder()
         .resolver(resolver)
+        .leave_after(Duration::ZERO)
         .on_notice(move |notice| seen.lock().unwrap().push(notice.clone()))
         .connect()
         .await
@@ -135,6 +136,7 @@ async fn named_gateways_stay_beside_those_that_are_resolved() {
     let client = LogicClient::builder()
         .gateway(&named.address)
         .resolver(resolver)
+        .leave_after(Duration::ZERO)
         .connect()
         .await
         .unwrap();

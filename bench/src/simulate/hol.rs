@@ -72,6 +72,7 @@ pub fn frozen_gateway(trouble: bool) -> Result<Delays, String> {
         one: false,
         max_age: Duration::from_secs(1_800),
         buffer_age: Duration::from_secs(30),
+        drop_oldest: false,
         resend: false,
         locate: false,
     })];

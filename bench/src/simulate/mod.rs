@@ -44,6 +44,12 @@ fn topic(topic: u32) -> String {
     format!("topic-{topic}")
 }
 
+/// The name of a variant.
+fn label(debug: &str) -> String {
+    let end = debug.find([' ', '(', '{']).unwrap_or(debug.len());
+    debug[..end].to_owned()
+}
+
 /// The user of a name.
 fn user_number(name: &str) -> Option<u32> {
     name.strip_prefix("user-")?.parse().ok()

@@ -100,6 +100,8 @@ pub struct Net {
     dialled: BTreeMap<u32, Address>,
     /// Sockets about which something is new.
     news: BTreeMap<Owner, Vec<Socket>>,
+    /// Reads and writes that were cut short.
+    pub shortened: u64,
     rng: Rng,
 }
 
@@ -152,6 +154,7 @@ impl Net {
             halves: Vec::new(),
             dialled: BTreeMap::new(),
             news: BTreeMap::new(),
+            shortened: 0,
             rng,
         }
     }
@@ -460,6 +463,7 @@ impl Net {
 
     fn shorten(&mut self, most: usize) -> usize {
         if most > 1 && self.rng.percent(self.conditions.short) {
+            self.shortened += 1;
             self.rng.between(1, most)
         } else {
             most

@@ -158,6 +158,12 @@ impl Plan {
                 }
             }
         }
+        // Those above come before there is a gateway, mostly.
+        for _ in 0..rng.between(0, 8) {
+            let service = rng.below(self.services.len());
+            let (user, topic) = (rng.below(self.users as usize), rng.below(2));
+            self.at(rng, Act::Subscribe(service, user as u32, topic as u32));
+        }
         let pushes = rng.between(20, 250);
         let bursts = rng.percent(40);
         for _ in 0..pushes {
@@ -251,11 +257,7 @@ impl Plan {
     /// A gateway ends, and comes back as another process, perhaps of another size.
     fn add_end(&mut self, rng: &mut Rng, place: usize) {
         let at = 200 * MILLI + rng.time(self.calm - 300 * MILLI);
-        let end = match rng.below(3) {
-            0 => Act::Drain(place),
-            1 => Act::Kill(place, false),
-            _ => Act::Kill(place, true),
-        };
+        let end = end(rng, place);
         self.acts.push((at, end));
         let shards = match rng.percent(30) {
             true => rng.between(1, 3) as u16,
@@ -278,6 +280,12 @@ impl Plan {
         }
         let at = 200 * MILLI + rng.time(self.calm / 2);
         self.acts.push((at, Act::Resolve(without)));
+        if rng.percent(50) {
+            // A gateway that has left is used as long as it is there.
+            let end = end(rng, place);
+            let soon = at + rng.time(Duration::from_secs(1));
+            self.acts.push((soon, end));
+        }
         let shards = self.places[place].shards;
         let back = at + rng.time(self.calm / 2);
         self.acts.push((back, Act::Start(place, shards)));
@@ -294,6 +302,14 @@ impl Plan {
         };
         self.acts.push((at, Act::Net(worse)));
         self.acts.push((at + lasts, Act::Net(self.conditions)));
+    }
+}
+
+fn end(rng: &mut Rng, place: usize) -> Act {
+    match rng.below(3) {
+        0 => Act::Drain(place),
+        1 => Act::Kill(place, false),
+        _ => Act::Kill(place, true),
     }
 }
 
@@ -323,6 +339,7 @@ fn kind(rng: &mut Rng) -> Kind {
         one: rng.percent(25),
         max_age: rng.pick(&[2_000, 10_000, 1_800_000]) * MILLI,
         buffer_age: rng.pick(&[3_000, 30_000]) * MILLI,
+        drop_oldest: rng.percent(25),
         resend: rng.percent(15),
         locate: rng.percent(40),
     })
@@ -349,6 +366,8 @@ fn launch(rng: &mut Rng) -> Launch {
     config.ws.close_timeout_ms = 2_000;
     config.directory.chunk_users = rng.pick(&[1, 1_000]);
     config.directory.max_queue_bytes = rng.pick(&[1 << 10, 1 << 20]);
+    // What it was to get would be lost, as is documented; gateways' clocks jump.
+    config.upstream.forget_service_ms = 86_400_000;
     config.drain.spread_ms = rng.pick(&[0, 300, 2_000]);
     config.drain.retry_after_ms = rng.pick(&[0, 500, 2_000]);
     config.drain.grace_ms = 1_000;

@@ -87,6 +87,10 @@ impl World {
     /// What must hold in a world at rest.
     pub(super) fn examine(&mut self) {
         self.context.oracle.finish();
+        let topics = self.context.oracle.down.topics_checked();
+        self.context
+            .coverage
+            .add("oracle", "deliveries to topics that had to come", topics);
         for service in 0..self.services.len() {
             for socket in self.context.net.sockets_of(Owner::Service(service)) {
                 if let Some(withheld) = self.context.net.withheld_credit(socket) {

@@ -189,7 +189,11 @@ impl Seat {
         context.trace.note(
             context.now,
             [1, self.busy_until.as_nanos() as u64, commands],
-            || format!("{:?} ran for {cost:?}, took {commands}", self.owner),
+            // Idle ticks would fill the trace.
+            || match commands {
+                0 => String::new(),
+                _ => format!("{:?} ran for {cost:?}, took {commands}", self.owner),
+            },
         );
         rest
     }

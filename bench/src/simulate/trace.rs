@@ -29,7 +29,7 @@ impl Trace {
         }
     }
 
-    /// Something happened. `facts` go into the hash; `line` tells them.
+    /// Something happened. `facts` go into the hash; `line` tells them, and is empty where nobody wants to read it.
     pub fn note(&mut self, now: Duration, facts: [u64; 3], line: impl FnOnce() -> String) {
         self.events += 1;
         self.hash.write_u64(now.as_nanos() as u64);
@@ -37,11 +37,15 @@ impl Trace {
             self.hash.write_u64(fact);
         }
         if let Some(lines) = &mut self.lines {
+            let line = line();
+            if line.is_empty() {
+                return;
+            }
             if lines.len() >= MOST_LINES {
                 lines.pop_front();
             }
             let mut text = String::new();
-            let written = write!(text, "{:>12.6}  {}", now.as_secs_f64(), line());
+            let written = write!(text, "{:>12.6}  {}", now.as_secs_f64(), line);
             debug_assert!(written.is_ok(), "writing to a string cannot fail");
             lines.push_back(text);
         }

@@ -10,6 +10,7 @@ use super::{
     context::Context,
     coverage::Coverage,
     gateway::{Launch, Process},
+    label,
     net::{FOR_EVER, Net, Owner, Socket},
     oracle::{Oracle, Target},
     plan::{Act, Kind, Plan, Ways},
@@ -250,6 +251,7 @@ impl World {
                     )
                 });
             context.coverage.hit("gateways", "started");
+            context.oracle.down.process_began(context.now, new.epoch);
             *process = Some(new);
         }
     }
@@ -274,6 +276,9 @@ impl World {
 
     fn act(&mut self, act: Act) {
         let now = self.context.now;
+        self.context
+            .coverage
+            .hit("acts", &label(&format!("{act:?}")));
         match act {
             Act::Push(service, wanted) => self.services[service].push(&mut self.context, &wanted),
             Act::PushConnection(service, wanted) => self.push_to_connection(service, wanted),
@@ -418,6 +423,9 @@ impl World {
                 process.die(&mut self.context, false);
             }
         }
+        let shortened = self.context.net.shortened;
+        let coverage = &mut self.context.coverage;
+        coverage.add("network", "reads and writes cut short", shortened);
         Outcome {
             failure: self.context.oracle.failure().map(str::to_owned),
             lasted: self.context.now,

@@ -225,6 +225,10 @@ pub struct Upstream {
     /// A client whose message waits this long for a stream of a service is closed (4503).
     #[schemars(range(min = 1, max = 86_400_000))]
     pub no_receiver_ms: u64,
+    /// A service that has had no receiving stream for this long is forgotten, if another service has one: what was kept for
+    /// it is dropped and counted, and no client is closed for its sake.
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub forget_service_ms: u64,
 }
 
 /// What one tick of a shard may take.
@@ -400,6 +404,7 @@ impl Default for Upstream {
             hard_limit_bytes: 16 << 20,
             unacked_bytes: 4 << 20,
             no_receiver_ms: 10_000,
+            forget_service_ms: 10_000,
         }
     }
 }

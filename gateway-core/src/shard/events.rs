@@ -146,6 +146,20 @@ impl Shard {
         true
     }
 
+    /// Forgets services that are gone for long while others receive: clients wait for them no more.
+    pub(super) fn forget_services(&mut self, now: Duration) {
+        while let Some(kept) = self.upstream.forget_gone(now) {
+            for (conn, event) in kept {
+                self.metrics.drops.count("service_forgotten");
+                match event {
+                    Body::Message(_) => self.waiting.remove(conn),
+                    Body::Closed(_) => self.leavers.acknowledged(conn),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Closes connections whose messages have waited for a stream long enough.
     pub(super) fn close_unserved(&mut self, now: Duration) {
         while let Some(id) = self.waiting.next_due(now) {
@@ -159,17 +173,17 @@ impl Shard {
 
     /// Gives an event to one stream of each service.
     fn emit(&mut self, now: Duration, id: ConnId, event: Body) -> Emitted {
-        let services = self.upstream.services();
         let mut emitted = Emitted::default();
-        let Some(last) = services.checked_sub(1) else {
+        let Some(mut service) = self.upstream.service_from(0) else {
             let kept = self.keep(now, None, id, event, false);
             emitted.note(kept);
             return emitted;
         };
-        for service in 0..last {
+        while let Some(next) = self.upstream.service_from(service + 1) {
             emitted.note(self.emit_to(now, service, id, event.clone(), false));
+            service = next;
         }
-        emitted.note(self.emit_to(now, last, id, event, false));
+        emitted.note(self.emit_to(now, service, id, event, false));
         emitted
     }
 

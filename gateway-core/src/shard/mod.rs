@@ -303,6 +303,7 @@ impl Shard {
         }
         self.sheet.enter(Phase::Timers);
         self.expire_sessions(now);
+        self.forget_services(now);
         self.close_unserved(now);
         self.sheet.enter(Phase::Fanout);
         self.run_fanouts(now);
@@ -412,6 +413,7 @@ impl Shard {
         let room = self.waits_for_room().then_some(self.now + RETRY);
         let sessions = self.sessions.next_expiry();
         let unserved = self.waiting.next_deadline();
+        let forgotten = self.upstream.next_deadline();
         let all = [
             conns,
             self.links.sweep,
@@ -419,6 +421,7 @@ impl Shard {
             self.drain_deadline(),
             sessions,
             unserved,
+            forgotten,
         ];
         all.into_iter().flatten().min()
     }

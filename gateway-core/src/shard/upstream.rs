@@ -2,10 +2,11 @@
 //!
 //! Services are known by name from the first stream that receives for them. A user's events go to one stream of each
 //! service, the same one until it ends; an anonymous connection counts as a user of its own. While a service has no
-//! stream, its events wait within a bound. While a stream of another shard has ended and what it had has not come back,
+//! stream, its events wait within a bound; after a set time without one it is forgotten, if other services have theirs:
+//! clients are not to suffer for a service that does not come back. While a stream of another shard has ended and what it had has not come back,
 //! newer events of its users are held behind that.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use gateway_proto::v1::gateway_frame::Body as Event;
 use thin_vec::ThinVec;
@@ -29,6 +30,7 @@ pub type Assignments = ThinVec<Assignment>;
 /// The services that a shard knows.
 #[derive(Debug)]
 pub struct Upstream {
+    /// Assignments name them by their place; one that was forgotten leaves its place to the next.
     services: Vec<Service>,
     /// Events from before the first service; it gets them.
     unclaimed: Queue,
@@ -37,7 +39,10 @@ pub struct Upstream {
 
 #[derive(Debug)]
 struct Service {
-    name: Arc<str>,
+    /// `None`: forgotten.
+    name: Option<Arc<str>>,
+    /// Since when it has no stream, as far as anybody has looked.
+    gone_since: Option<Duration>,
     receivers: Vec<Receiver>,
     /// Whose turn it is to get a new user.
     turn: usize,
@@ -91,9 +96,29 @@ impl Upstream {
         }
     }
 
-    /// How many services there are. They are named by their index; new ones come at the end.
-    pub fn services(&self) -> usize {
-        self.services.len()
+    /// The first service with this index or a higher one. Services are named by their index.
+    pub fn service_from(&self, index: usize) -> Option<usize> {
+        let mut rest = self.services.iter().skip(index);
+        let ahead = rest.position(|service| service.name.is_some())?;
+        Some(index + ahead)
+    }
+
+    /// Notes which services have no stream. Forgets one for which that is so for too long, if another one has: what was
+    /// kept for it.
+    pub fn forget_gone(&mut self, now: Duration) -> Option<VecDeque<(ConnId, Event)>> {
+        for service in &mut self.services {
+            let gone = service.receivers.is_empty();
+            service.gone_since = gone.then(|| service.gone_since.unwrap_or(now));
+        }
+        let (at, _) = self.next_forgotten().filter(|(_, due)| *due <= now)?;
+        let service = &mut self.services[at];
+        service.name = None;
+        Some(std::mem::take(&mut service.queue).events)
+    }
+
+    /// When [`Upstream::forget_gone`] forgets the next one.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.next_forgotten().map(|(_, due)| due)
     }
 
     /// A stream wants the events of a service: what has waited for it, in order. `None`: there are too many services.
@@ -105,6 +130,7 @@ impl Upstream {
     ) -> Option<(usize, VecDeque<(ConnId, Event)>)> {
         let service = self.enter(name)?;
         let state = &mut self.services[service];
+        state.gone_since = None;
         state.receivers.retain(|other| other.at != at);
         state.receivers.push(Receiver {
             at,
@@ -239,20 +265,40 @@ impl Upstream {
         let known = self
             .services
             .iter()
-            .position(|service| service.name == *name);
+            .position(|service| service.name.as_ref() == Some(name));
         if known.is_some() {
             return known;
         }
-        if self.services.len() >= self.limits.max_services {
+        let mut services = self.services.iter();
+        let free = services.position(|service| service.name.is_none());
+        let at = free.unwrap_or(self.services.len());
+        if at >= self.limits.max_services {
             return None;
         }
-        self.services.push(Service {
-            name: name.clone(),
+        let service = Service {
+            name: Some(name.clone()),
+            gone_since: None,
             receivers: Vec::new(),
             turn: 0,
             queue: std::mem::take(&mut self.unclaimed),
-        });
-        Some(self.services.len() - 1)
+        };
+        match self.services.get_mut(at) {
+            Some(forgotten) => *forgotten = service,
+            None => self.services.push(service),
+        }
+        Some(at)
+    }
+
+    /// The service that is forgotten next, and when. While none has a stream, none is: the first that comes back gets what
+    /// was kept.
+    fn next_forgotten(&self) -> Option<(usize, Duration)> {
+        let mut known = self.services.iter();
+        known.find(|service| !service.receivers.is_empty())?;
+        let patience = Duration::from_millis(self.limits.forget_service_ms);
+        let named = self.services.iter().enumerate();
+        let named = named.filter(|(_, service)| service.name.is_some());
+        let due = named.filter_map(|(at, service)| Some((at, service.gone_since? + patience)));
+        due.min_by_key(|(_, due)| *due)
     }
 }
 

@@ -28,8 +28,9 @@ pub(crate) struct Gateway {
     /// The run the resolver spoke of last.
     told_epoch: Option<u64>,
     standing: Standing,
-    /// It is in the set no more, but goes only when those that take its place were tried.
-    leaving: bool,
+    /// It is in the set no more, and goes then, or when it cannot be reached; in either case not before
+    /// those that take its place were tried.
+    leaving: Option<Duration>,
     /// Its shards' own ports are out of reach: there is one stream, through its common port.
     common: bool,
     /// Wakes whoever polls its seeker.
@@ -74,9 +75,11 @@ impl Mesh {
         self.follow(now, Vec::new())
     }
 
-    /// These are the gateways now, beside those the builder named. Of those that are no longer among
-    /// them, what was not sent goes to others, if it was for them alone, or is handed back. They go
-    /// when the new ones were tried and one was found, so that a command has somewhere to go.
+    /// These are the gateways now, beside those the builder named. One that is no longer among them may
+    /// still have clients, as while it drains: it is used as long as it can be reached, for a set time
+    /// at most. If it comes back by then, nothing has happened. Else what was not sent goes to others, if
+    /// it was for that gateway alone, or is handed back. No gateway goes before the new ones were tried
+    /// and one was found, so that a command has somewhere to go.
     pub fn set_gateways(self: &Arc<Self>, now: Duration, endpoints: Vec<Endpoint>) -> Changes {
         self.routes_mut().told = true;
         self.follow(now, endpoints)
@@ -100,8 +103,13 @@ impl Mesh {
                 None => wanted.push(endpoint),
             }
         }
-        for gateway in &mut routes.gateways {
-            gateway.leaving = !wanted.iter().any(|one| *one.address == *gateway.address);
+        let leaves_at = now.saturating_add(self.settings.leave_after);
+        for at in 0..routes.gateways.len() {
+            let gateway = &mut routes.gateways[at];
+            let stays = wanted.iter().any(|one| *one.address == *gateway.address);
+            let leaves_at = gateway.leaving.unwrap_or(leaves_at);
+            gateway.leaving = (!stays).then_some(leaves_at);
+            routes.tell_leaving(at);
         }
         for endpoint in wanted {
             let known = routes.position(&endpoint.address);
@@ -116,7 +124,7 @@ impl Mesh {
             started.push(Seeker::new(self, &gateway));
             routes.gateways.push(gateway);
         }
-        self.dismiss(&mut routes, &mut told);
+        self.dismiss(now, &mut routes, &mut told);
         drop(routes);
         self.tell(now, told);
         Changes { started }
@@ -128,10 +136,26 @@ impl Mesh {
         let mut routes = self.routes_mut();
         if let Some(gateway) = routes.gateway_mut(gateway) {
             gateway.standing = Standing::Failed(error);
-            self.dismiss(&mut routes, &mut told);
+            self.dismiss(now, &mut routes, &mut told);
         }
         drop(routes);
         self.tell(now, told);
+    }
+
+    /// A gateway cannot be reached, or its time is over: if it is to leave, it goes now. Says whether it
+    /// is gone.
+    pub(crate) fn let_go(&self, now: Duration, gateway: GatewayId) -> bool {
+        let leaves = |known: &Gateway| known.id == gateway && known.leaving.is_some();
+        if !self.routes().gateways.iter().any(leaves) {
+            return false;
+        }
+        let mut told = Told::default();
+        let mut routes = self.routes_mut();
+        self.dismiss(now, &mut routes, &mut told);
+        let gone = routes.gateway(gateway).is_none();
+        drop(routes);
+        self.tell(now, told);
+        gone
     }
 
     /// Whether a gateway is in the set, or about to leave it.
@@ -198,7 +222,7 @@ impl Mesh {
         let twin = routes.router.twin(gateway, epoch);
         let twin = twin.and_then(|twin| routes.gateway(twin)).map(|twin| {
             let address = twin.address.to_string();
-            (twin.id, address, twin.leaving)
+            (twin.id, address, twin.leaving.is_some())
         });
         let Some(adopted) = routes.gateway_mut(gateway) else {
             // It was removed meanwhile.
@@ -237,6 +261,9 @@ impl Mesh {
             limits: description.gateway.limits.unwrap_or_default(),
         };
         routes.router.set(gateway, route);
+        if let Some(at) = routes.position(&address) {
+            routes.tell_leaving(at);
+        }
         self.presence.adopted(gateway, description);
         let started = if same { Vec::new() } else { shards };
         if !same {
@@ -247,7 +274,7 @@ impl Mesh {
             // The gateway has another address: nothing may go to both.
             self.remove(&mut routes, twin, &mut told);
         }
-        self.dismiss(&mut routes, &mut told);
+        self.dismiss(now, &mut routes, &mut told);
         drop(routes);
         self.tell(now, told);
         Ok(started)
@@ -262,17 +289,21 @@ impl Mesh {
         }
     }
 
-    /// Lets those go that are to leave, once all others were tried and one was found: a command must
-    /// have somewhere to go.
-    fn dismiss(&self, routes: &mut Routes, told: &mut Told) {
+    /// Lets those go that are to leave and cannot be reached or have had their time, once all others were
+    /// tried and one was found: a command must have somewhere to go.
+    fn dismiss(&self, now: Duration, routes: &mut Routes, told: &mut Told) {
         self.outlook.notify_waiters();
-        let stays = || routes.gateways.iter().filter(|gateway| !gateway.leaving);
+        let gateways = || routes.gateways.iter();
+        let stays = || gateways().filter(|gateway| gateway.leaving.is_none());
         let untried = stays().any(|gateway| matches!(gateway.standing, Standing::Untried));
         let found = stays().any(|gateway| matches!(gateway.standing, Standing::Found));
         if routes.closed || untried || !found && stays().next().is_some() {
             return;
         }
-        let leaving = routes.gateways.iter().filter(|gateway| gateway.leaving);
+        let leaving = gateways().filter(|gateway| {
+            let until = gateway.leaving;
+            until.is_some_and(|until| until <= now || !routes.is_reachable(gateway.id))
+        });
         let leaving: Vec<_> = leaving.map(|gateway| gateway.id).collect();
         for gateway in leaving {
             self.remove(routes, gateway, told);
@@ -408,7 +439,7 @@ impl Gateway {
             address: endpoint.address.as_str().into(),
             told_epoch: endpoint.epoch,
             standing: Standing::Untried,
-            leaving: false,
+            leaving: None,
             common: false,
             wake: Arc::default(),
         }
@@ -419,38 +450,4 @@ impl Gateway {
     }
 }
 
-impl Routes {
-    fn gateway(&self, gateway: GatewayId) -> Option<&Gateway> {
-        self.gateways.iter().find(|known| known.id == gateway)
-    }
-
-    fn position(&self, address: &str) -> Option<usize> {
-        let mut gateways = self.gateways.iter();
-        gateways.position(|known| *known.address == *address)
-    }
-
-    fn gateway_mut(&mut self, gateway: GatewayId) -> Option<&mut Gateway> {
-        let mut gateways = self.gateways.iter_mut();
-        gateways.find(|known| known.id == gateway)
-    }
-
-    /// Whether a gateway is to be reached through its common port; says whether that is a change.
-    pub(super) fn set_common(&mut self, gateway: GatewayId, common: bool) -> bool {
-        let gateway = self.gateway_mut(gateway);
-        gateway.is_some_and(|known| std::mem::replace(&mut known.common, common) != common)
-    }
-
-    /// The resolver says which run of a gateway there is. If that is news, and another than the
-    /// streams know, they need not wait for silence to find out.
-    fn told_epoch(&mut self, at: usize, epoch: Option<u64>) {
-        let gateway = &mut self.gateways[at];
-        if epoch.is_none() || gateway.told_epoch == epoch {
-            return;
-        }
-        gateway.told_epoch = epoch;
-        let route = self.router.route(gateway.id);
-        if let Some(route) = route.filter(|route| Some(route.epoch) != epoch) {
-            route.shards.iter().for_each(|queue| queue.doubt());
-        }
-    }
-}
+mod set;

@@ -483,7 +483,7 @@ pub(crate) fn is_over(queue: &Queue) -> bool {
 }
 
 /// Waits for the first of several.
-async fn any<F: Future + Unpin>(mut futures: Vec<F>) {
+pub(crate) async fn any<F: Future + Unpin>(mut futures: Vec<F>) {
     poll_fn(|context| {
         let mut ready = futures
             .iter_mut()

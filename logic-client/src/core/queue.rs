@@ -67,6 +67,10 @@ pub(crate) struct State {
     newest: Option<u64>,
     /// The stream is not open, or nothing it sends is acknowledged.
     pub(crate) stuck: bool,
+    /// The stream is open, or nothing has failed since it was open last.
+    reachable: bool,
+    /// The gateway is in the set no more, and is let go then.
+    leaves_at: Option<Duration>,
     /// The gateway may be another than the stream knows.
     doubt: bool,
     pub(crate) ending: Ending,
@@ -95,6 +99,8 @@ pub(crate) struct Taken {
     pub(crate) handled: Option<Handled>,
     /// See [`Queue::doubt`].
     pub(crate) doubt: bool,
+    /// The gateway is to be let go.
+    pub(crate) leaves: bool,
     pub(crate) ending: Ending,
     /// Nothing is left to be sent.
     pub(crate) empty: bool,
@@ -115,6 +121,8 @@ impl Queue {
             handled: None,
             newest: None,
             stuck: true,
+            reachable: true,
+            leaves_at: None,
             doubt: false,
             ending: Ending::No,
             report: Report::default(),
@@ -211,6 +219,22 @@ impl Queue {
         }
     }
 
+    /// For the runner: whether the stream is open, or may be soon.
+    pub(crate) fn set_reachable(&self, reachable: bool) {
+        self.lock().reachable = reachable;
+    }
+
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.lock().reachable
+    }
+
+    /// When the gateway, which is in the set no more, is let go.
+    pub(crate) fn leave_at(&self, at: Option<Duration>) {
+        if std::mem::replace(&mut self.lock().leaves_at, at) != at {
+            self.wake.notify_one();
+        }
+    }
+
     /// How the stream is to end; it never becomes milder.
     pub(crate) fn end(&self, ending: Ending) {
         let mut state = self.lock();
@@ -239,7 +263,8 @@ impl Queue {
         }
     }
 
-    /// For the runner: what there is to do, and commands of about `room` bytes.
+    /// For the runner: what there is to do, and commands of about `room` bytes. None of a stream that
+    /// retires: what is left in its buffer is to be sent elsewhere.
     pub(crate) fn take(
         &self,
         now: Duration,
@@ -249,7 +274,8 @@ impl Queue {
     ) -> Taken {
         let mut state = self.lock();
         state.hungry = false;
-        let any = room > 0 && !state.buffer.is_empty();
+        let sends = room > 0 && state.ending != Ending::Retire;
+        let any = sends && !state.buffer.is_empty();
         if any {
             state.buffer.take(now, room, inbox, gave_way);
         }
@@ -263,6 +289,7 @@ impl Queue {
             any,
             handled: state.handled.take(),
             doubt: std::mem::take(&mut state.doubt),
+            leaves: state.leaves_at.is_some_and(|at| at <= now),
             ending: state.ending,
             empty: state.buffer.is_empty(),
         };
@@ -273,9 +300,15 @@ impl Queue {
         taken
     }
 
-    /// When the runner is to look at the buffer, because something in it becomes too old.
+    /// When the runner is to look again, because something in the buffer becomes too old, or because
+    /// the gateway is to be let go.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.lock().buffer.next_deadline()
+        let mut state = self.lock();
+        let leaves_at = state.leaves_at;
+        leaves_at
+            .into_iter()
+            .chain(state.buffer.next_deadline())
+            .min()
     }
 
     /// For the driver: waits until the runner has something to do. `hungry`: a new command is.

@@ -262,7 +262,8 @@ impl Runner {
             self.wishes.push_back(Wish::Close { connection });
         }
         self.is_over = true;
-        self.stream.end();
+        // What is unknown may go on to the streams that take the place of this one.
+        self.stream.end(self.queue.ending() == Ending::Retire);
         self.pass_on(now);
         self.is_down();
         self.queue.publish(&mut self.stream);

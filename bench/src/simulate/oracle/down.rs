@@ -8,6 +8,7 @@ use std::{
 use super::{
     conn::Conn,
     issued::{Answer, Fate, Issued, Target},
+    members::Members,
     number,
 };
 
@@ -17,7 +18,9 @@ pub struct Down {
     pub(super) failure: Option<String>,
     conns: BTreeMap<u32, Conn>,
     pushes: Vec<Push>,
-    members: BTreeSet<(u32, u32)>,
+    members: Members,
+    /// Deliveries to members of topics that had to come.
+    topics_checked: u64,
     ended_epochs: BTreeSet<u64>,
     lossy: BTreeSet<usize>,
     /// By epoch and id.
@@ -128,6 +131,11 @@ impl Down {
         }
     }
 
+    /// A process begins.
+    pub fn process_began(&mut self, now: Duration, epoch: u64) {
+        self.members.process_began(now, epoch);
+    }
+
     /// A process is no more.
     pub fn process_ended(&mut self, epoch: u64) {
         self.ended_epochs.insert(epoch);
@@ -141,7 +149,31 @@ impl Down {
 
     /// A user may be in a topic from now on.
     pub fn subscribed(&mut self, topic: u32, user: u32) {
-        self.members.insert((topic, user));
+        self.members.add_possible(topic, user);
+    }
+
+    /// A source was told that its subscription is taken: what it pushes to the topic from now on comes to the user at these
+    /// places, unless [`Down::doubt_members`] follows.
+    pub fn is_subscribed(
+        &mut self,
+        now: Duration,
+        source: u64,
+        topic: u32,
+        user: u32,
+        places: Vec<usize>,
+    ) {
+        self.members.add_certain(now, source, topic, user, places);
+    }
+
+    /// Subscriptions of a source may not have taken effect.
+    pub fn doubt_members(&mut self, source: u64) {
+        self.members.doubt(source);
+    }
+
+    /// How many deliveries to members of topics had to come.
+    #[must_use]
+    pub fn topics_checked(&self) -> u64 {
+        self.topics_checked
     }
 
     /// A service pushes; the number is what the payload must begin with.
@@ -288,12 +320,17 @@ impl Down {
     /// Nothing is on its way any more: whatever must have come has come.
     pub fn finish(&mut self) {
         let mut found = None;
+        let mut topics_checked = 0;
         for (id, push) in self.pushes.iter().enumerate() {
             let orphaned = self.orphaned.contains(&push.issued.source);
             if push.issued.confirmed && push.answer.is_none() && !orphaned {
                 found = Some(format!("push {id} was never answered"));
             }
             for (connection, conn) in &self.conns {
+                if !self.must_come(push, conn) {
+                    continue;
+                }
+                topics_checked += u64::from(matches!(push.issued.target, Target::Topic(_)));
                 if self.is_lost(id, push, conn) {
                     found = Some(format!(
                         "push {id} ({:?} of source {} at {:?}) never came to connection {connection} of {:?} at g{}, \
@@ -309,6 +346,7 @@ impl Down {
                 }
             }
         }
+        self.topics_checked = topics_checked;
         if let Some(found) = found {
             self.fail(found);
         }
@@ -383,16 +421,38 @@ impl Down {
             Target::Users(several) => several.iter().any(user),
             Target::Topic(topic) => {
                 let user = conn.user;
-                user.is_some_and(|user| self.members.contains(&(*topic, user)))
+                user.is_some_and(|user| self.members.may_be_in(*topic, user))
             }
             Target::Everyone => true,
             Target::Connection(one) => *one == connection,
         }
     }
 
-    /// Whether a push had to come to a connection, did not, and nobody was told.
-    fn is_lost(&self, id: usize, push: &Push, conn: &Conn) -> bool {
+    /// Whether a push has to come to a connection, unless its sender is told.
+    fn must_come(&self, push: &Push, conn: &Conn) -> bool {
         let issued = &push.issued;
+        let meant = match &issued.target {
+            Target::User(user) => conn.user == Some(*user),
+            Target::Users(users) => conn.user.is_some_and(|user| users.contains(&user)),
+            Target::Everyone => true,
+            Target::Topic(topic) => conn.user.is_some_and(|user| {
+                let run = (conn.place, conn.epoch);
+                let (source, at) = (issued.source, issued.at);
+                self.members.is_in((*topic, user), source, at, run)
+            }),
+            Target::Connection(_) => false,
+        };
+        meant
+            && issued.plain
+            && conn.is_open()
+            && conn.opened.is_some_and(|opened| opened < issued.at)
+            && issued.places.contains(&conn.place)
+            && !self.lossy.contains(&conn.place)
+            && !self.orphaned.contains(&issued.source)
+    }
+
+    /// Whether a push that had to come to a connection did not, and nobody was told.
+    fn is_lost(&self, id: usize, push: &Push, conn: &Conn) -> bool {
         // The shard that a part was for may have had another number before the gateway came back.
         let told = push
             .fates
@@ -404,20 +464,6 @@ impl Down {
             Some(Answer::Unknown | Answer::Failed) => true,
             None => false,
         };
-        let users = match &issued.target {
-            Target::User(user) => conn.user == Some(*user),
-            Target::Users(users) => conn.user.is_some_and(|user| users.contains(&user)),
-            Target::Everyone => true,
-            // Who belongs to a topic when is not followed.
-            Target::Topic(_) | Target::Connection(_) => false,
-        };
-        let must = issued.plain
-            && users
-            && conn.is_open()
-            && conn.opened.is_some_and(|opened| opened < issued.at)
-            && issued.places.contains(&conn.place)
-            && !self.lossy.contains(&conn.place);
-        let orphaned = self.orphaned.contains(&issued.source);
-        must && !orphaned && !told && !answered && !conn.written.contains(&id)
+        !told && !answered && !conn.written.contains(&id)
     }
 }

@@ -6,6 +6,7 @@
 mod conn;
 mod down;
 mod issued;
+mod members;
 mod up;
 
 use std::time::Duration;

@@ -8,8 +8,8 @@ use std::{
 
 use gateway_proto::v1::message_request::Target as Wire;
 use logic_client::{
-    Builder, Event, Events, Locate, LogicClient, Notice, PushError, ReturnReason, Returned,
-    StreamState, Streams, TryPushError, What,
+    Builder, Event, Events, Locate, LogicClient, Notice, Overflow, PushError, ReturnReason,
+    Returned, StreamState, Streams, TryPushError, What,
     resolver::Endpoint,
     simulation::{self, Awaited, Mesh, Queue, Seeker, Wish},
 };
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::simulate::{
     context::Context,
-    gateway,
+    gateway, label,
     net::Owner,
     oracle::{Answer, Fate, Target},
 };
@@ -69,7 +69,12 @@ impl Meshed {
             true => Locate::Directory,
             false => Locate::Everywhere,
         };
+        let overflow = match setup.drop_oldest {
+            true => Overflow::DropOldest,
+            false => Overflow::Wait,
+        };
         let builder: Builder = LogicClient::builder()
+            .overflow(overflow)
             .locate(locate)
             .resolver(World)
             .streams(streams)
@@ -147,6 +152,12 @@ impl Meshed {
                     Wish::Dial { .. } | Wish::Close { .. } => {}
                 }
             }
+            if *over {
+                // Nobody would notice any more that it is silent.
+                if let Some(asking) = asking.take() {
+                    asking.end(context);
+                }
+            }
             // Its first question leaves with this.
             if let Some(asking) = asking {
                 asking.poll(context, clock);
@@ -220,6 +231,13 @@ impl Meshed {
         context.trace.note(context.now, facts, || {
             format!("service {}: {notice}", self.index)
         });
+        if let What::CommandReturned { .. }
+        | What::Rejected(_)
+        | What::Unknown { .. }
+        | What::GatewayRemoved = &notice.what
+        {
+            context.oracle.down.doubt_members(self.source);
+        }
         if let What::Connected { epoch, .. } = &notice.what {
             let up = &mut context.oracle.up;
             if self.setup.one {
@@ -368,8 +386,14 @@ impl Service for Meshed {
     fn subscribe(&mut self, context: &mut Context, user: u32, topic: u32) {
         context.oracle.down.subscribed(topic, user);
         let clock = self.clock(context);
-        if let Ok(false) = self.mesh.try_command(clock, subscribe(user, topic)) {
-            context.coverage.hit("mesh", "subscription refused: full");
+        let places = self.places(&Target::Topic(topic));
+        let (now, source) = (context.now, self.source);
+        match self.mesh.try_command(clock, subscribe(user, topic)) {
+            Ok(true) => context
+                .oracle
+                .down
+                .is_subscribed(now, source, topic, user, places),
+            _ => context.coverage.hit("mesh", "subscription refused: full"),
         }
         context.agenda.run_at(context.now, self.owner());
     }
@@ -441,12 +465,6 @@ impl Service for Meshed {
         let directory = &stats.directory;
         format!("{streams}; missing {missing:?}; {awaited} awaited; directory {directory:?}")
     }
-}
-
-/// The name of a variant.
-fn label(debug: &str) -> String {
-    let end = debug.find([' ', '(', '{']).unwrap_or(debug.len());
-    debug[..end].to_owned()
 }
 
 fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {

@@ -24,6 +24,8 @@ pub struct Setup {
     pub max_age: Duration,
     /// How long a command waits to be sent.
     pub buffer_age: Duration,
+    /// The oldest pushes give way in a full buffer.
+    pub drop_oldest: bool,
     /// What may have arrived is sent again.
     pub resend: bool,
     /// It keeps a directory, and sends only to where users are.

@@ -88,14 +88,77 @@ fn gateways_come_and_go_without_a_restart() {
     assert!(world.try_push(Push::everyone().text("to both")));
     world.resolve(&["b"]);
     world.run(SECOND * 10);
+    assert!(world.is_open(2), "it is there: it may have clients");
+    assert!(world.try_push(Push::everyone().text("still to both")));
+    world.run(SECOND * 51);
     assert!(world.is_open(1));
     assert!(world.try_push(Push::everyone().text("to b")));
-    assert_eq!(world.gateways["a"].texts(), ["to both"]);
-    assert_eq!(world.gateways["b"].texts(), ["to both", "to b"]);
+    assert_eq!(world.gateways["a"].texts(), ["to both", "still to both"]);
+    let all = ["to both", "still to both", "to b"];
+    assert_eq!(world.gateways["b"].texts(), all);
     let removed = |what: &What| matches!(what, What::GatewayRemoved);
     let added = |what: &What| matches!(what, What::GatewayAdded);
     assert_eq!((world.noticed(added), world.noticed(removed)), (2, 1));
-    assert_eq!(world.mesh.stats().past.acked, 1);
+    assert_eq!(world.mesh.stats().past.acked, 2);
+}
+
+#[test]
+fn a_gateway_that_left_the_set_goes_once_it_cannot_be_reached() {
+    let mut world = world(&["a", "b"], 100);
+    world.resolve(&["b"]);
+    world.run(SECOND);
+    assert!(world.is_open(2));
+    world.vanish("a");
+    world.run(SECOND * 30);
+    assert!(world.is_open(1));
+    assert!(world.mesh.stats().missing.is_empty());
+    assert!(world.try_push(Push::user("u").text("to b")));
+    assert_eq!(world.gateways["b"].texts(), ["to b"]);
+}
+
+#[test]
+fn a_gateway_that_leaves_the_set_and_comes_back_keeps_its_streams_and_their_order() {
+    let mut world = world(&["a", "b"], 100);
+    // What is sent meanwhile stays on its way.
+    world.gateways.get_mut("a").unwrap().frozen = true;
+    assert!(world.try_push(Push::user("u").text("1")));
+    world.resolve(&["b"]);
+    world.run(SECOND);
+    assert!(world.try_push(Push::user("u").text("2")));
+    world.resolve(&["a", "b"]);
+    world.run(SECOND);
+    assert!(world.try_push(Push::user("u").text("3")));
+    world.gateways.get_mut("a").unwrap().frozen = false;
+    world.run(SECOND);
+    assert_eq!(world.gateways["a"].texts(), ["1", "2", "3"]);
+    assert_eq!(world.gateways["b"].texts(), ["1", "2", "3"]);
+    assert_eq!(world.back(), []);
+    let removed = |what: &What| matches!(what, What::GatewayRemoved);
+    assert_eq!(world.noticed(removed), 0);
+}
+
+#[test]
+fn what_is_unknown_is_sent_again_by_the_streams_to_other_shards() {
+    let mut world = World::new(|builder| builder.resend_unknown(true));
+    world.boot("a", 1, 1);
+    world.resolve(&["a"]);
+    world.gateways.get_mut("a").unwrap().frozen = true;
+    for push in 0..20 {
+        let user = format!("user-{push}");
+        assert!(world.try_push(Push::user(user).text(push.to_string())));
+    }
+    world.run(SECOND);
+    world.vanish("a");
+    world.boot("a", 2, 3);
+    world.run(SECOND * 60);
+    assert!(world.is_open(3));
+    assert_eq!(world.back(), []);
+    let done = &world.gateways["a"].done;
+    assert_eq!(done.len(), 20);
+    for done in done {
+        let user = format!("user-{}", done.text);
+        assert_eq!(done.shard, shard_of(user.as_bytes(), 3), "{}", done.text);
+    }
 }
 
 #[test]

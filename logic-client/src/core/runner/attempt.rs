@@ -265,6 +265,13 @@ impl Runner {
         self.stream.failed(now, error);
         self.pass_on(now);
         self.queue.publish(&mut self.stream);
+        self.is_out_of_reach(now);
+    }
+
+    /// There is no way to the shard now.
+    pub(super) fn is_out_of_reach(&self, now: Duration) {
+        self.queue.set_reachable(false);
+        self.mesh.let_go(now, self.queue.gateway);
     }
 
     /// Follows what the gateway has become.

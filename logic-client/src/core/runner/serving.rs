@@ -12,6 +12,9 @@ use crate::event::{Notice, What};
 /// How long a stream to a shard that is no more waits for answers to what it has sent.
 const RETIRE: Duration = Duration::from_secs(5);
 
+/// How long a gateway that is to leave stays when none can take its place, before that is tried again.
+const STAY: Duration = Duration::from_secs(1);
+
 /// How long a connection that was replaced is read, if the gateway does not end it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -82,6 +85,7 @@ impl Runner {
             return;
         };
         self.replacement.opened(now);
+        self.queue.set_reachable(true);
         for connection in &mut self.connections {
             if connection.link.run() < open {
                 connection.until.get_or_insert(now + LINGER);
@@ -100,11 +104,15 @@ impl Runner {
             self.since = now;
             self.queue.publish_error(loss.error.clone());
         }
+        let was_open = self.stream.is_open();
         self.stream.lost(now, lost.link.run(), loss);
         if self.stream.is_open() && lost.until.is_none() {
             self.replacement.failed(now);
         }
         self.pass_on(now);
+        if !was_open {
+            self.is_out_of_reach(now);
+        }
         if !self.stream.is_open() {
             self.is_down();
         }
@@ -154,6 +162,13 @@ impl Runner {
         if taken.doubt {
             self.replacement.doubt(now);
             self.since = now;
+        }
+        if taken.leaves && !self.mesh.let_go(now, self.queue.gateway) {
+            self.queue.leave_at(Some(now + STAY));
+        }
+        if taken.ending == Ending::Retire && !taken.empty {
+            // The gateway has given back what it had not taken.
+            self.mesh.move_rest(now, &self.queue);
         }
         let open = open.map(|at| &mut connections[at].link);
         match (taken.ending, open) {

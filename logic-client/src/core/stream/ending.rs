@@ -72,12 +72,13 @@ impl Stream {
         }
     }
 
-    /// The stream will not be opened again. What is on its way is unknown.
-    pub(crate) fn end(&mut self) {
+    /// The stream will not be opened again. What is on its way is unknown; `succeeded`: there are others
+    /// that can send it again, if that is wanted.
+    pub(crate) fn end(&mut self, succeeded: bool) {
         self.open = None;
         self.replaced = None;
         self.attempt = Attempt::Ended;
-        self.rules.resend_unknown = false;
+        self.rules.resend_unknown &= succeeded;
         self.give_up();
     }
 

@@ -57,6 +57,12 @@ impl Numbering {
         self.undecided = Some(run);
     }
 
+    /// Hello told of nothing, and something has come since: a number shows nothing, as the gateway may have ended the
+    /// old stream meanwhile and begun anew. Rather an event twice than not at all.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.told == 0 && self.last > 0
+    }
+
     #[cfg(test)]
     pub(super) fn is_undecided(&self) -> bool {
         self.undecided.is_some()
@@ -73,7 +79,7 @@ impl Numbering {
             .undecided
             .take_if(|undecided| *undecided == run)
             .is_some()
-            && id <= self.told
+            && (id <= self.told || self.is_ambiguous())
         {
             self.anew(run);
         }

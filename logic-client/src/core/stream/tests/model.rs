@@ -198,6 +198,8 @@ impl World {
             Some(Going::End(ending)) => self.drop_at_client(at, ending),
             Some(Going::Frame(frame)) => {
                 let received = self.stream.receive(self.now, run, up(frame), 1);
+                let events = &self.stream.events;
+                self.in_doubt |= events.is_undecided() && events.is_ambiguous();
                 self.settle();
                 if received.is_err() {
                     self.drop_at_client(at, Ending::Broken);
@@ -386,6 +388,30 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => any::<u8>().prop_map(Act::Pass),
     ];
     prop::collection::vec(act, 1..300)
+}
+
+/// Hello tells of no event; one comes on the old connection; the gateway loses that, and numbers anew.
+#[test]
+fn an_event_with_the_number_of_one_that_came_after_hello_is_not_lost() {
+    let mut world = World::new();
+    world.connect();
+    let acts = [
+        Act::Down(0, 1),
+        Act::Up(0, 1),
+        Act::Connect,
+        Act::Speaks,
+        Act::Up(1, 1),
+        Act::LostAtGateway(1),
+        Act::Down(0, 1),
+        Act::Up(0, 1),
+        Act::Speaks,
+    ];
+    for act in &acts {
+        world.step(act);
+    }
+    world.calm_down();
+    world.check();
+    assert_eq!(world.got, [0, 1]);
 }
 
 proptest! {
