@@ -73,7 +73,7 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let stage = setup.stage(launch, 1)?;
     cpu::pin(&stage.places.load)?;
     let launch = stage.launch.clone().shards(setup.shards);
-    let launch = launch.on(&stage.places.server);
+    let launch = launch.on(&stage.places.server).somewhere(setup.shards)?;
     let gateway = launch.start()?;
     let patience = Duration::from_secs_f64(options.patience);
     let muster = Muster {
@@ -95,11 +95,10 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let first = talk.everybody(gateway.grpc)?;
     let memory = Memory::of(&[gateway.pid()])?;
 
-    let listen = [gateway.ws, gateway.grpc, gateway.admin];
     let before = throng.state()?;
     let began = Instant::now();
     drop(gateway);
-    let gateway = again(&launch, listen)?;
+    let gateway = again(&launch)?;
     let ready = began.elapsed();
     let lost = before.lost + setup.connections as u64;
     let back = throng.until_open(began, patience, lost)?;
@@ -132,11 +131,7 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
 }
 
 /// At the addresses it had. Its sockets may take a moment to be free.
-fn again(launch: &Launch, listen: [SocketAddr; 3]) -> anyhow::Result<Gateway> {
-    let launch = Launch {
-        listen,
-        ..launch.clone()
-    };
+fn again(launch: &Launch) -> anyhow::Result<Gateway> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match launch.start() {

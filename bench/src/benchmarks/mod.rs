@@ -44,7 +44,7 @@ pub struct Options {
 
 /// What is kept of a section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Result {
+pub struct Kept {
     /// The arguments of `ringway-bench`.
     pub command: String,
     /// What they gave.
@@ -52,7 +52,7 @@ pub struct Result {
 }
 
 /// By section.
-pub type Results = BTreeMap<String, Result>;
+pub type Results = BTreeMap<String, Kept>;
 
 /// The data of a folder.
 const DATA: &str = "results.json";
@@ -114,7 +114,7 @@ fn read(data: &Path) -> anyhow::Result<Results> {
     }
 }
 
-fn measure(program: &Path, section: &Section, quick: bool) -> anyhow::Result<Result> {
+fn measure(program: &Path, section: &Section, quick: bool) -> anyhow::Result<Kept> {
     let command = match quick {
         true => section.quick(),
         false => section.arguments.to_owned(),
@@ -132,5 +132,5 @@ fn measure(program: &Path, section: &Section, quick: bool) -> anyhow::Result<Res
     if findings.sides.is_empty() {
         bail!("`ringway-bench {command}` found nothing");
     }
-    Ok(Result { command, findings })
+    Ok(Kept { command, findings })
 }

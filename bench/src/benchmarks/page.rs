@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    Result, Results,
+    Kept, Results,
     sections::SECTIONS,
     targets::{TARGETS, number},
 };
@@ -81,7 +81,7 @@ fn verdicts(page: &mut String, results: &Results) {
     page.push('\n');
 }
 
-fn describe(page: &mut String, name: &str, result: &Result) {
+fn describe(page: &mut String, name: &str, result: &Kept) {
     let machine = &result.findings.machine;
     let commit = machine.commit.as_deref().unwrap_or("unknown");
     let _ = writeln!(

@@ -13,43 +13,43 @@ pub struct Section {
 pub const SECTIONS: &[Section] = &[
     Section {
         name: "unicast-100",
-        arguments: "unicast --connections 100 --seconds 2 --rounds 3 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 100 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
     },
     Section {
         name: "unicast-1000",
-        arguments: "unicast --connections 1000 --seconds 2 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 1000 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
     },
     Section {
         name: "unicast-4000",
-        arguments: "unicast --connections 4000 --seconds 2 --rounds 3 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 4000 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
     },
     Section {
         name: "unicast-10000",
-        arguments: "unicast --connections 10000 --seconds 2 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 10000 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
     },
     Section {
         name: "unicast-1200B",
-        arguments: "unicast --connections 1000 --payload 1200 --seconds 2 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 1000 --payload 1200 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
     },
     Section {
         name: "multicast",
-        arguments: "multicast --connections 1000 --members 100 --seconds 2 --rounds 3 --against tonic,limit",
+        arguments: "multicast --connections 1000 --members 100 --seconds 1 --rounds 5 --against tonic,limit",
     },
     Section {
         name: "broadcast",
-        arguments: "broadcast --connections 10000 --seconds 2 --rounds 5 --against tonic,limit",
+        arguments: "broadcast --connections 10000 --seconds 1 --rounds 5 --against tonic,limit",
     },
     Section {
         name: "latency-5000",
-        arguments: "latency --connections 1000 --rate 5000 --seconds 3 --rounds 5 --against tonic",
+        arguments: "latency --connections 1000 --rate 5000 --seconds 2 --rounds 3 --against tonic",
     },
     Section {
         name: "latency-20000",
-        arguments: "latency --connections 1000 --rate 20000 --seconds 3 --rounds 5 --against tonic",
+        arguments: "latency --connections 1000 --rate 20000 --seconds 2 --rounds 3 --against tonic",
     },
     Section {
         name: "latency-50000",
-        arguments: "latency --connections 1000 --rate 50000 --seconds 3 --rounds 5 --against tonic",
+        arguments: "latency --connections 1000 --rate 50000 --seconds 2 --rounds 3 --against tonic",
     },
     Section {
         name: "upstream",
@@ -69,11 +69,11 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "crossing",
-        arguments: "crossing --connections 1000 --seconds 2 --rounds 5",
+        arguments: "crossing --connections 1000 --seconds 1 --rounds 5",
     },
     Section {
         name: "scaling",
-        arguments: "scaling --connections 1000 --seconds 2 --rounds 5",
+        arguments: "scaling --connections 1000 --seconds 1 --rounds 5",
     },
 ];
 

@@ -106,7 +106,9 @@ impl Call {
         }
         self.shared.wake.notify_one();
         loop {
-            if let Some(status) = self.shared.state.borrow().finished.clone() {
+            // Not borrowed any longer than this.
+            let finished = self.shared.state.borrow().finished.clone();
+            if let Some(status) = finished {
                 if !status.is_ok() {
                     bail!("the call ended with {status:?}");
                 }
