@@ -1,5 +1,8 @@
 //! What is read without prost is what prost reads.
 
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
 use gateway_proto::{
     plain::{self, Body, Plain},
     v1::{self, logic_frame::Body as Down, message_request::Target},
