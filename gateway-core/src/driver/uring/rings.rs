@@ -117,7 +117,8 @@ impl Rings {
             if ring.has_news() {
                 ring.enter(None)?;
             }
-            if ring.has_completions() {
+            // An enter that does not wait does 20 pieces of work at most (Linux 6.14), and no bell rings for the rest.
+            if ring.has_completions() || ring.has_news() {
                 wait = None;
             }
         }
