@@ -74,15 +74,15 @@ def serve(gateway, language):
 
 def push_from_scripts(gateway):
     """The same push by curl, to a client that is there."""
-    counts = '{"accepted":1,"delivered":%d,"no_target":0,"dropped":0,"rejected":0}'
+    counts = '{"accepted":1,"delivered":%d,"no_target":%d,"dropped":0,"rejected":0}'
     user = "alice"
     with connect(gateway.user_url(user), proxy=None) as client:
         with Sample("push.sh", gateway.admin, user) as script:
-            for delivered in (1, 1, 1):
-                script.prints(counts % delivered)
+            for nobody in (0, 1, 0):
+                script.prints(counts % (1, nobody))
         assert [client.recv(timeout=TIMEOUT) for _ in range(3)] == ["some news", b"\0\xff", "for all"]
         with connect(gateway.user_url("carol"), proxy=None), Sample("notice.sh", gateway.admin) as script:
-            script.prints(counts % 2)
+            script.prints(counts % (2, 0))
         assert client.recv(timeout=TIMEOUT) == "maintenance at 22:00"
 
 
