@@ -8,7 +8,7 @@ use std::{
 use blazesym::{
     Pid,
     symbolize::{
-        Input, Symbolized, Symbolizer,
+        Input, Sym, Symbolizer,
         source::{Kernel, Process, Source},
     },
 };
@@ -25,22 +25,12 @@ type Names = HashMap<u64, Vec<String>>;
 /// There is nothing to draw.
 pub(super) fn draw(title: &str, samples: &Samples) -> io::Result<Vec<u8>> {
     let symbolizer = Symbolizer::new();
-    let mut process = Process::new(Pid::Slf);
-    // Needs no capability, unlike the links of map_files.
-    process.map_files = false;
-    let process = Source::Process(process);
-    let user = names(
-        &symbolizer,
-        &process,
-        addresses(samples, |stack| &stack.user),
-        "?",
-    );
+    let user = user_names(&symbolizer, addresses(samples, |stack| &stack.user));
     let kernel = Source::Kernel(Kernel::default());
     let kernel = names(
         &symbolizer,
         &kernel,
-        addresses(samples, |stack| &stack.kernel),
-        "[kernel]",
+        &addresses(samples, |stack| &stack.kernel),
     );
     let mut lines: Vec<_> = (samples.stacks.iter())
         .map(|(stack, count)| format!("{} {count}", folded(stack, &user, &kernel)))
@@ -85,45 +75,49 @@ fn looked_up(addresses: &[u64]) -> impl DoubleEndedIterator<Item = u64> + '_ {
     addresses.iter().enumerate().map(inside)
 }
 
-/// What has no name gets `unknown`.
-fn names(
-    symbolizer: &Symbolizer,
-    source: &Source<'_>,
-    addresses: Vec<u64>,
-    unknown: &str,
-) -> Names {
-    let found = symbolizer.symbolize(source, Input::AbsAddr(addresses.as_slice()));
-    let found = found.unwrap_or_default();
-    let mut names: Names = (addresses.iter().zip(&found))
-        .map(|(address, found)| (*address, in_order(found, unknown)))
-        .collect();
-    for address in addresses {
-        names
-            .entry(address)
-            .or_insert_with(|| vec![unknown.to_owned()]);
+/// Of this process. Debug information tells what was inlined; where it cannot be read, the symbol table has the functions.
+fn user_names(symbolizer: &Symbolizer, mut addresses: Vec<u64>) -> Names {
+    let mut known = Names::new();
+    for debug_syms in [true, false] {
+        let mut process = Process::new(Pid::Slf);
+        process.debug_syms = debug_syms;
+        // Needs no capability, unlike the links of map_files.
+        process.map_files = false;
+        known.extend(names(symbolizer, &Source::Process(process), &addresses));
+        addresses.retain(|address| !known.contains_key(address));
     }
-    names
+    known
 }
 
-fn in_order(found: &Symbolized<'_>, unknown: &str) -> Vec<String> {
-    match found {
-        Symbolized::Sym(symbol) => {
-            let inlined = symbol.inlined.iter().map(|of| &of.name);
-            let all = std::iter::once(&symbol.name).chain(inlined);
-            // A semicolon parts the frames of a line.
-            all.map(|name| name.replace(';', ":")).collect()
-        }
-        Symbolized::Unknown(_) => vec![unknown.to_owned()],
-    }
+/// The names of those that have one.
+fn names(symbolizer: &Symbolizer, source: &Source<'_>, addresses: &[u64]) -> Names {
+    let found = symbolizer.symbolize(source, Input::AbsAddr(addresses));
+    let found = found.unwrap_or_default();
+    let found = addresses.iter().zip(&found);
+    found
+        .filter_map(|(address, found)| Some((*address, in_order(found.as_sym()?))))
+        .collect()
+}
+
+/// A function, and what is inlined into it.
+fn in_order(symbol: &Sym<'_>) -> Vec<String> {
+    let inlined = symbol.inlined.iter().map(|of| &of.name);
+    let all = std::iter::once(&symbol.name).chain(inlined);
+    // A semicolon parts the frames of a line.
+    all.map(|name| name.replace(';', ":")).collect()
 }
 
 /// One line: the outermost function first, the kernel's with `_[k]`, which colours them.
 fn folded(stack: &Stack, user: &Names, kernel: &Names) -> String {
-    let user = looked_up(&stack.user)
-        .rev()
-        .flat_map(|at| &user[&at])
-        .cloned();
-    let kernel = looked_up(&stack.kernel).rev().flat_map(|at| &kernel[&at]);
-    let kernel = kernel.map(|name| format!("{name}_[k]"));
-    user.chain(kernel).collect::<Vec<_>>().join(";")
+    let own = looked_up(&stack.user).rev();
+    let own = own.flat_map(|at| named(user, at, "?"));
+    let system = looked_up(&stack.kernel).rev();
+    let system = system.flat_map(|at| named(kernel, at, "[kernel]"));
+    let system = system.map(|name| format!("{name}_[k]"));
+    own.chain(system).collect::<Vec<_>>().join(";")
+}
+
+fn named(names: &Names, address: u64, unknown: &str) -> Vec<String> {
+    let known = names.get(&address).cloned();
+    known.unwrap_or_else(|| vec![unknown.to_owned()])
 }
