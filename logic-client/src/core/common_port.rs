@@ -25,14 +25,10 @@ impl Doubts {
     /// So many are enough. The gateway itself has answered between any two.
     const ENOUGH: u32 = 2;
 
-    /// Somebody refuses: that may as well be a gateway that is just being restarted.
-    pub(crate) fn refused(&mut self) {
+    /// Somebody refuses, or nobody answers. Once may as well be a gateway that is just being restarted, or a network that broke
+    /// in between: then the session is to be resumed, which the common port can't.
+    pub(crate) fn failed(&mut self) {
         self.0 += 1;
-    }
-
-    /// Nobody answers.
-    pub(crate) fn silent(&mut self) {
-        self.0 += Self::ENOUGH;
     }
 
     pub(crate) fn reached(&mut self) {

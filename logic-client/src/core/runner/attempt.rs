@@ -142,7 +142,7 @@ impl Runner {
         };
         match &answer {
             Ok(()) => self.doubts.reached(),
-            Err(_) => self.doubts.refused(),
+            Err(_) => self.doubts.failed(),
         }
         let address = expected.address.clone();
         let wire = self.mesh.settings.wire;
@@ -201,7 +201,7 @@ impl Runner {
             }
             Attempt::Dialling { expected, .. } => {
                 let error = silent(&expected.address, "a connection");
-                self.doubts.silent();
+                self.doubts.failed();
                 self.failed_attempt(now, error);
             }
             Attempt::Looking { description, .. } => {
