@@ -395,15 +395,19 @@ impl Down {
             if matches!(issued.target, Target::Users(_)) && stranger {
                 continue;
             }
+            let other_part = theirs.shard() != conn.shard();
             if theirs.epoch != conn.epoch {
-                // The part for a shard that had not got it by then goes to the shard of the next epoch.
-                if matches!(issued.target, Target::Topic(_) | Target::Everyone) && stranger {
+                // A wide push has a part for each shard, and one that a shard had not got by then goes to the shard of the
+                // next epoch. Named users come back to the same shard, unless there is another number of them; of those
+                // without a name nobody knows whether they are the same.
+                let wide = matches!(issued.target, Target::Topic(_) | Target::Everyone);
+                if wide && other_part && (stranger || conn.user.is_none()) {
                     continue;
                 }
                 return Some("the gateway did it in an earlier epoch".into());
             }
             // Each shard does its part of a wide push on its own.
-            if theirs.shard() != conn.shard() {
+            if other_part {
                 continue;
             }
             let apart = |one: &Conn, two: &Conn| one.registered.is_none_or(|at| at > two.gone_by());
