@@ -5,8 +5,10 @@ set -euo pipefail
 
 ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$ci")
-out=$ci/out
-mkdir -p "$out"
+# What was installed here, and what suites leave behind: on several drivers at once, each in a folder of its own.
+tools=$ci/out
+out=${RINGWAY_CI_OUT:-$tools}
+mkdir -p "$tools" "$out"
 cd "$root"
 # Crowds of sockets need descriptors.
 ulimit -S -n "$(ulimit -H -n)"
@@ -33,30 +35,46 @@ need_gateway() {
     [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet --workspace --bin ringway
 }
 
+# once COMMAND...: nobody else installs meanwhile.
+once() {
+    exec {lock}>"$tools/lock"
+    flock "$lock"
+    "$@"
+    exec {lock}>&-
+}
+
 # Debian packages by name: installs those that are missing.
-need_debian() {
+need_debian() { once install_debian "$@"; }
+
+install_debian() {
     local missing=() package
     for package in "$@"; do
         [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == "install ok installed" ]] || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$out/apt.log" 2>&1 ||
-        { cat "$out/apt.log"; return 1; }
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$tools/apt.log" 2>&1 ||
+        { cat "$tools/apt.log"; return 1; }
 }
 
 # A virtualenv with the packages of requirements.txt; `$python` is its interpreter.
 need_python() {
-    python=$out/venv/bin/python
-    cmp -s "$ci/requirements.txt" "$out/venv/installed" && return 0
-    rm -rf "$out/venv"
-    python3 -m venv "$out/venv"
-    "$out/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ci/requirements.txt"
-    cp "$ci/requirements.txt" "$out/venv/installed"
+    python=$tools/venv/bin/python
+    once install_python
+}
+
+install_python() {
+    cmp -s "$ci/requirements.txt" "$tools/venv/installed" && return 0
+    rm -rf "$tools/venv"
+    python3 -m venv "$tools/venv"
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ci/requirements.txt"
+    cp "$ci/requirements.txt" "$tools/venv/installed"
 }
 
 # node_modules, exactly as package-lock.json says.
-need_node() {
+need_node() { once install_node; }
+
+install_node() {
     cmp -s "$ci/package-lock.json" "$ci/node_modules/installed" && return 0
     npm ci --prefix "$ci" --ignore-scripts --no-audit --no-fund --loglevel=error
     cp "$ci/package-lock.json" "$ci/node_modules/installed"
@@ -64,15 +82,19 @@ need_node() {
 
 # Autobahn's last release wants Python 2.7, and the last virtualenv that knows it; `$wstest` is the tool.
 need_autobahn() {
-    wstest=$out/venv-autobahn/bin/wstest
-    [[ ! -e $out/venv-autobahn/installed ]] || return 0
-    rm -rf "$out/venv-autobahn" "$out/venv-virtualenv"
-    python3 -m venv "$out/venv-virtualenv"
-    "$out/venv-virtualenv/bin/pip" install --quiet --disable-pip-version-check 'virtualenv<20.22'
-    "$out/venv-virtualenv/bin/virtualenv" --quiet -p "$(python27)" "$out/venv-autobahn"
-    "$out/venv-autobahn/bin/pip" install --quiet --disable-pip-version-check autobahntestsuite==25.10.1 2>"$out/autobahn-install.log" ||
-        { cat "$out/autobahn-install.log"; return 1; }
-    touch "$out/venv-autobahn/installed"
+    wstest=$tools/venv-autobahn/bin/wstest
+    once install_autobahn
+}
+
+install_autobahn() {
+    [[ ! -e $tools/venv-autobahn/installed ]] || return 0
+    rm -rf "$tools/venv-autobahn" "$tools/venv-virtualenv"
+    python3 -m venv "$tools/venv-virtualenv"
+    "$tools/venv-virtualenv/bin/pip" install --quiet --disable-pip-version-check 'virtualenv<20.22'
+    "$tools/venv-virtualenv/bin/virtualenv" --quiet -p "$(python27)" "$tools/venv-autobahn"
+    "$tools/venv-autobahn/bin/pip" install --quiet --disable-pip-version-check autobahntestsuite==25.10.1 2>"$tools/autobahn-install.log" ||
+        { cat "$tools/autobahn-install.log"; return 1; }
+    touch "$tools/venv-autobahn/installed"
 }
 
 python27() {

@@ -9,8 +9,9 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING = 0x0, 0x1, 0x2, 0x8, 0x9
 FIN = 0x80
 
 
-def dial(gateway, source="127.0.0.1"):
-    return socket.create_connection(gateway.address(), timeout=TIMEOUT, source_address=(source, 0))
+def dial(gateway, source=None):
+    """From an address of its own, if one is given. (To bind without need is dear: the kernel looks for a port that is free for all.)"""
+    return socket.create_connection(gateway.address(), timeout=TIMEOUT, source_address=source and (source, 0))
 
 
 def request(target="/ws", method="GET", http="HTTP/1.1", extra="", **changes):

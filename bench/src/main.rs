@@ -66,6 +66,9 @@ enum Command {
     /// Nothing but sends: what others are compared with
     #[command(hide = true)]
     Limit(peers::limit::Options),
+    /// Nothing but handshakes: what others are compared with
+    #[command(hide = true)]
+    Greeter,
     /// Clients that come back: what others start more of than one process can have
     #[command(hide = true)]
     Throng(throng::Options),
@@ -128,6 +131,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(exit_code(report.failures.is_empty()))
         }
         Command::Tonic => peers::tonic::serve().map(|never| match never {}),
+        Command::Greeter => peers::greeter::serve().map(|never| match never {}),
         Command::Throng(options) => throng::run(&options).map(|never| match never {}),
         Command::Limit(options) => peers::limit::serve(&options).map(|never| match never {}),
         Command::AdrConsumer(options) => adr::queue::consume(&options).map(|never| match never {}),

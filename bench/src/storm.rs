@@ -110,6 +110,7 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
         return Err(Wrong(wrong).into());
     }
     let mut figures = Figures::default();
+    figures.set("connections", setup.connections as f64);
     figures.set("connected_in_seconds", connected.as_secs_f64());
     figures.set("rss_mib", memory.rss as f64 / f64::from(1 << 20));
     figures.set("ready_again_after_seconds", ready.as_secs_f64());

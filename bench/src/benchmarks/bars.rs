@@ -87,7 +87,7 @@ const GREY: RGBColor = RGBColor(90, 90, 90);
 /// The same for a name in every chart; told apart by the colour-blind, too.
 pub(super) fn color(name: &str) -> RGBColor {
     match name {
-        name if name.starts_with("ringway") => RGBColor(0, 114, 178),
+        "ringway" => RGBColor(0, 114, 178),
         name if name.starts_with("tonic") => RGBColor(230, 159, 0),
         "limit" => RGBColor(150, 150, 150),
         "limit-joined" => RGBColor(200, 200, 200),

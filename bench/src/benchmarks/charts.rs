@@ -50,6 +50,10 @@ fn cost(results: &Results) -> Bars {
             "1,200 B to single users, 1,000 connections",
         ),
         (
+            "others",
+            "128 B to single users, 1,000 connections, other servers",
+        ),
+        (
             "multicast",
             "128 B to 100 users at a time, 1,000 connections",
         ),
@@ -68,11 +72,7 @@ fn cost(results: &Results) -> Bars {
 }
 
 fn memory(results: &Results) -> Bars {
-    let sections = [
-        ("idle", "the best driver of this host"),
-        ("idle-uring", "ringway on the bare ring"),
-        ("idle-monoio", "ringway on monoio"),
-    ];
+    let sections = [("idle", "10,000 connections")];
     Bars {
         title: "Memory of an idle connection, in bytes of user space".into(),
         subtitle: "Shorter is better. What the process holds more with 10,000 connections than without, by \

@@ -17,7 +17,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "unicast-1000",
-        arguments: "unicast --connections 1000 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 1000 --seconds 1 --rounds 9 --against tonic,limit,limit-joined,ringway-monoio",
     },
     Section {
         name: "unicast-4000",
@@ -25,11 +25,15 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "unicast-10000",
-        arguments: "unicast --connections 10000 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 10000 --seconds 1 --rounds 7 --against tonic,limit,ringway-monoio",
     },
     Section {
         name: "unicast-1200B",
-        arguments: "unicast --connections 1000 --payload 1200 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 1000 --payload 1200 --seconds 1 --rounds 7 --against tonic,limit,limit-joined,ringway-monoio",
+    },
+    Section {
+        name: "others",
+        arguments: "unicast --connections 1000 --seconds 1 --rounds 3 --against tonic,nchan,nats,pushpin",
     },
     Section {
         name: "multicast",
@@ -37,43 +41,43 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "broadcast",
-        arguments: "broadcast --connections 10000 --seconds 1 --rounds 5 --against tonic,limit",
+        arguments: "broadcast --connections 10000 --seconds 1 --rounds 7 --against tonic,limit,ringway-monoio",
     },
     Section {
         name: "latency-5000",
-        arguments: "latency --connections 1000 --rate 5000 --seconds 2 --rounds 3 --against tonic",
+        arguments: "latency --connections 1000 --rate 5000 --seconds 2 --rounds 5 --against tonic,ringway-monoio",
     },
     Section {
         name: "latency-20000",
-        arguments: "latency --connections 1000 --rate 20000 --seconds 2 --rounds 3 --against tonic",
+        arguments: "latency --connections 1000 --rate 20000 --seconds 2 --rounds 7 --against tonic,ringway-monoio",
     },
     Section {
         name: "latency-50000",
-        arguments: "latency --connections 1000 --rate 50000 --seconds 2 --rounds 3 --against tonic",
+        arguments: "latency --connections 1000 --rate 50000 --seconds 2 --rounds 5 --against tonic,ringway-monoio",
     },
     Section {
         name: "upstream",
-        arguments: "upstream --connections 1000 --seconds 3 --rounds 3",
+        arguments: "upstream --connections 1000 --seconds 2 --rounds 5",
     },
     Section {
         name: "idle",
-        arguments: "idle --connections 10000 --rounds 3 --against tonic",
+        arguments: "idle --connections 10000 --rounds 3 --against tonic,ringway-monoio,ringway-epoll",
     },
     Section {
         name: "connect",
-        arguments: "connect --connections 10000 --batches 2 --rounds 3 --against tonic",
+        arguments: "connect --connections 10000 --batches 2 --rounds 5 --against tonic,limit-handshakes,ringway-monoio",
     },
     Section {
         name: "reconnect-storm",
-        arguments: "reconnect-storm --connections 15000",
+        arguments: "reconnect-storm --connections 100000",
     },
     Section {
         name: "crossing",
-        arguments: "crossing --connections 1000 --seconds 1 --rounds 5",
+        arguments: "crossing --connections 1000 --seconds 1 --rounds 7",
     },
     Section {
         name: "scaling",
-        arguments: "scaling --connections 1000 --seconds 1 --rounds 5",
+        arguments: "scaling --connections 1000 --seconds 1 --rounds 7",
     },
 ];
 

@@ -66,7 +66,10 @@ pub(super) const TARGETS: &[Target] = &[
     Target {
         what: "idle connection, user space, all included",
         section: "idle",
-        checks: &[AtMost("ringway", "bytes_per_connection", 1024.0)],
+        checks: &[
+            AtMost("ringway", "bytes_per_connection", 512.0),
+            AtMost("ringway-monoio", "bytes_per_connection", 1024.0),
+        ],
     },
     Target {
         what: "handshakes on one core",
@@ -77,9 +80,10 @@ pub(super) const TARGETS: &[Target] = &[
         ],
     },
     Target {
-        what: "all clients back after a restart",
+        what: "100,000 connections in one process, each pushed to and answering, all back after a restart",
         section: "reconnect-storm",
         checks: &[
+            AtLeast("ringway", "connections", 100_000.0),
             AtMost("ringway", "all_back_after_seconds", 10.0),
             AtMost("ringway", "refused_for_good", 0.0),
             AtMost("ringway", "rss_mib", 64.0),
@@ -126,7 +130,8 @@ impl Check {
         let name = figure.replace('_', " ");
         let asked = match self {
             ByAtMost(..) => format!("{name} {bound} {limit} × {side}"),
-            _ => format!("{name} {bound} {limit}"),
+            _ if side == "ringway" => format!("{name} {bound} {}", number(limit)),
+            _ => format!("{side}: {name} {bound} {}", number(limit)),
         };
         let Some(value) = value else {
             return Verdict {

@@ -13,6 +13,7 @@ use crate::{clients::user, cpu::Places, gateway::Launch};
 
 mod foreign;
 pub mod generic;
+pub mod greeter;
 pub mod limit;
 pub mod nats;
 pub mod nchan;
@@ -29,12 +30,22 @@ pub mod tonic;
 pub enum Kind {
     /// The gateway
     Ringway,
+    /// The gateway on the bare ring
+    RingwayUring,
+    /// The gateway on monoio, on its ring
+    RingwayMonoio,
+    /// The gateway on monoio, on epoll
+    RingwayEpoll,
+    /// The gateway on glommio
+    RingwayGlommio,
     /// tonic and tokio-tungstenite, as one writes it who knows them well
     Tonic,
     /// Nothing but `send` of the same bytes, one message each
     Limit,
     /// Nothing but `send` of the same bytes, as many messages each as the gateway joins in the same round
     LimitJoined,
+    /// Nothing but to accept, one read and one `send` for each handshake; it pushes nothing
+    LimitHandshakes,
     /// nginx with nchan, from Debian's libnginx-mod-nchan
     Nchan,
     /// NATS and its WebSocket listener, from Debian's nats-server
@@ -148,6 +159,17 @@ pub trait Pusher {
     fn finish(self: Box<Self>) -> LocalBoxFuture<'static, anyhow::Result<()>>;
 }
 
+impl Stage {
+    /// The same, for a gateway on this driver.
+    fn on(&self, driver: &str) -> Self {
+        let launch = self.launch.clone();
+        Self {
+            launch: launch.setting("RINGWAY_SHARDS_DRIVER", driver),
+            ..self.clone()
+        }
+    }
+}
+
 impl Audience {
     /// So many users, see [`user`].
     #[must_use]
@@ -191,9 +213,14 @@ impl Audience {
 pub fn start(kind: Kind, stage: &Stage) -> anyhow::Result<Box<dyn Peer>> {
     Ok(match kind {
         Kind::Ringway => Box::new(ringway::Ringway::start(stage)?),
+        Kind::RingwayUring => Box::new(ringway::Ringway::start(&stage.on("uring"))?),
+        Kind::RingwayMonoio => Box::new(ringway::Ringway::start(&stage.on("monoio"))?),
+        Kind::RingwayEpoll => Box::new(ringway::Ringway::start(&stage.on("epoll"))?),
+        Kind::RingwayGlommio => Box::new(ringway::Ringway::start(&stage.on("glommio"))?),
         Kind::Tonic => Box::new(tonic::Tonic::start(stage)?),
         Kind::Limit => Box::new(limit::Limit::start(stage, 1)?),
         Kind::LimitJoined => Box::new(limit::Limit::start(stage, stage.joined)?),
+        Kind::LimitHandshakes => Box::new(greeter::Greeter::start(stage)?),
         Kind::Nchan => Box::new(nchan::Nchan::start(stage)?),
         Kind::Nats => Box::new(nats::Nats::start(stage)?),
         Kind::Pushpin => Box::new(pushpin::Pushpin::start(stage)?),

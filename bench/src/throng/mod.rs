@@ -23,8 +23,11 @@ pub use work::run;
 
 /// Stands for the name of a user in the target of a [`Door`].
 pub const SOMEBODY: &str = "{user}";
-/// Most clients of one process: ports of one source address for one destination are fewer than 28,232.
+/// Most clients of one process.
 const MOST: usize = 16_000;
+/// Most clients that come from one address. Ports for one destination are 28,232 by default, and an even and an odd half of that
+/// are searched one after the other.
+const CLIENTS_OF_AN_ADDRESS: usize = 2_000;
 /// How often processes are asked how far they are.
 const GLANCE: Duration = Duration::from_millis(3);
 
@@ -37,7 +40,7 @@ pub struct Options {
     /// Path and query of their handshakes, with `{user}` for the name
     #[arg(long)]
     pub target: String,
-    /// Where they come from
+    /// Where the first of them come from; further ones come from the addresses after that
     #[arg(long)]
     pub source: Ipv4Addr,
     /// The index of the first user
@@ -112,7 +115,7 @@ pub struct Muster {
     pub parallel: usize,
     /// Whether they send back what comes.
     pub answer: bool,
-    /// The first source address is 127.0.`net`.1: another one where ports of the last one may still be taken.
+    /// The first source address is 127.`net`.0.1: another one where ports of the last one may still be taken.
     pub net: u8,
 }
 
@@ -136,7 +139,7 @@ impl Throng {
             let options = Options {
                 address: muster.door.address,
                 target: muster.door.target.clone(),
-                source: Ipv4Addr::new(127, 0, muster.net, 1 + at as u8),
+                source: Ipv4Addr::new(127, muster.net, at as u8, 1),
                 first,
                 count: share.min(muster.clients - first.min(muster.clients)),
                 payload: muster.payload,

@@ -6,6 +6,7 @@ use std::{
     convert::Infallible,
     io::{self, Read, Write},
     mem::MaybeUninit,
+    net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use rustix::event::{
 };
 
 use super::{
-    Options, Order, SOMEBODY, State,
+    CLIENTS_OF_AN_ADDRESS, Options, Order, SOMEBODY, State,
     member::{Member, Turn},
 };
 use crate::{
@@ -158,7 +159,7 @@ impl<'a> Work<'a> {
         self.state.attempts += 1;
         self.shaking += 1;
         let target = target(options, at);
-        let begun = Member::begin(options.source, options.address, &target);
+        let begun = Member::begin(source(options, at), options.address, &target);
         let Ok(member) = begun else {
             self.end(at, Turn::Lost);
             return;
@@ -282,6 +283,12 @@ impl<'a> Work<'a> {
             }
         }
     }
+}
+
+/// Where a client comes from. The kernel looks for a free port one after the other: the fuller an address, the longer.
+fn source(options: &Options, at: usize) -> Ipv4Addr {
+    let [a, b, c, d] = options.source.octets();
+    Ipv4Addr::new(a, b, c, d + (at / CLIENTS_OF_AN_ADDRESS) as u8)
 }
 
 /// Of the handshake of a client.

@@ -9,7 +9,7 @@ use crate::config::{self, DriverChoice};
 pub const DRIVER_VARIABLE: &str = "RINGWAY_SHARDS_DRIVER";
 
 /// What `auto` tries, the best by measurement first. Where none of them works, it takes epoll.
-const PREFERRED: [DriverChoice; 1] = [DriverChoice::Monoio];
+const PREFERRED: [DriverChoice; 2] = [DriverChoice::Uring, DriverChoice::Monoio];
 
 /// The driver to be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
