@@ -277,6 +277,8 @@ pub struct Metrics {
     pub messages_in_logic: Counter,
     /// Messages taken from clients.
     pub messages_in_client: Counter,
+    /// Deliveries to a client connection that were tried: each is written, dropped and counted, or waits in an outbox.
+    pub deliveries: Counter,
     /// Messages written to clients: the kernel has taken them.
     pub messages_out_client: Counter,
     /// Events sent to logic services.
@@ -362,6 +364,7 @@ impl Metrics {
             queries: Counter::default(),
             messages_in_logic: Counter::default(),
             messages_in_client: Counter::default(),
+            deliveries: Counter::default(),
             messages_out_client: Counter::default(),
             messages_out_logic: Counter::default(),
             received_bytes_logic: Counter::default(),

@@ -32,9 +32,16 @@ impl Context {
         self.oracle.down.ended(self.now, socket.connection());
     }
 
-    /// A gateway's kernel has taken these frames for a client, at `at`.
-    pub fn written(&mut self, at: Duration, epoch: u64, socket: Socket, frames: &mut Frames) {
+    /// A gateway's kernel has taken these frames for a client, at `at`. How many of them are messages.
+    pub fn written(
+        &mut self,
+        at: Duration,
+        epoch: u64,
+        socket: Socket,
+        frames: &mut Frames,
+    ) -> u64 {
         let connection = socket.connection();
+        let mut messages = 0;
         if let Some(status) = frames.take_status() {
             self.trace
                 .note(self.now, [2, u64::from(connection), epoch], || {
@@ -51,7 +58,10 @@ impl Context {
                 format!("connection {connection} is written frame {opcode:x}: {text:?}")
             });
             match opcode {
-                1 | 2 => self.oracle.down.written(at, connection, &payload),
+                1 | 2 => {
+                    messages += 1;
+                    self.oracle.down.written(at, connection, &payload);
+                }
                 8 => {
                     let code = payload
                         .first_chunk()
@@ -63,5 +73,6 @@ impl Context {
                 _ => {}
             }
         }
+        messages
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod rng;
 mod run;
 mod seat;
 mod service;
+mod tally;
 mod trace;
 mod world;
 

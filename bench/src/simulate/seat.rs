@@ -17,6 +17,7 @@ use super::{
     context::Context,
     frames::Frames,
     net::{Owner, Read, Socket},
+    tally::Tally,
 };
 
 /// What work costs a shard, in time of the world.
@@ -69,6 +70,7 @@ pub struct Seat {
     buffer: Vec<u8>,
     conn_bytes: usize,
     link_bytes: usize,
+    tally: Tally,
 }
 
 struct Seated {
@@ -78,6 +80,8 @@ struct Seated {
     /// Frames to the client, and from it.
     down: Frames,
     up: Frames,
+    /// Messages that the kernel took of a send that it has not taken whole.
+    aloft: u64,
 }
 
 /// What a tick leaves for others.
@@ -119,6 +123,7 @@ impl Seat {
             buffer: Vec::new(),
             conn_bytes: 64 << 10,
             link_bytes: 1 << 20,
+            tally: Tally::default(),
         }
     }
 
@@ -178,12 +183,7 @@ impl Seat {
         self.act(context, &mut rest);
         self.accept(context, clock, &mut rest);
         rest.wakes.extend(self.shard.take_wakes());
-        let small = self.sockets.len() < MOST_AUDITED;
-        if let Some(over) = small.then(|| self.shard.over_limit()).flatten() {
-            context
-                .oracle
-                .fail(format!("{:?} is over a limit: {over}", self.owner));
-        }
+        self.audit(context);
         self.busy_until = context.now + cost;
         self.plan(context, clock);
         context.trace.note(
@@ -196,6 +196,23 @@ impl Seat {
             },
         );
         rest
+    }
+
+    /// Whether every bound holds, and no delivery has vanished.
+    fn audit(&self, context: &mut Context) {
+        if self.sockets.len() >= MOST_AUDITED {
+            return;
+        }
+        if let Some(over) = self.shard.over_limit() {
+            context
+                .oracle
+                .fail(format!("{:?} is over a limit: {over}", self.owner));
+        }
+        let aloft = self.sockets.values().map(|seated| seated.aloft).sum();
+        let wrong = self.tally.unaccounted(&self.shard, &self.metrics, aloft);
+        if let Some(wrong) = wrong {
+            context.oracle.fail(format!("{:?}: {wrong}", self.owner));
+        }
     }
 
     /// When it runs next.
@@ -350,7 +367,8 @@ impl Seat {
         seated.full = n < bytes.len();
         if matches!(id, SocketId::Conn(_)) {
             seated.down.feed(&bytes[..n]);
-            context.written(at, self.epoch, socket, &mut seated.down);
+            let messages = context.written(at, self.epoch, socket, &mut seated.down);
+            self.tally.took(messages, &mut seated.aloft, !seated.full);
         }
         if n > 0 {
             self.shard.sent(clock + *cost, id, n);
@@ -435,6 +453,7 @@ impl Seat {
             full: false,
             down: Frames::behind_head(),
             up,
+            aloft: 0,
         };
         self.sockets.insert(socket, seated);
         self.names.insert(id, socket);
@@ -445,6 +464,7 @@ impl Seat {
     fn lost(&mut self, context: &mut Context, clock: Duration, socket: Socket, why: Closed) {
         if let Some(seated) = self.sockets.remove(&socket) {
             self.names.remove(&seated.id);
+            self.tally.broke_off(seated.aloft);
             self.shard.closed(clock, seated.id, why);
             context.close(socket);
         }
@@ -452,7 +472,9 @@ impl Seat {
 
     fn forget(&mut self, id: SocketId) -> Option<Socket> {
         let socket = self.names.remove(&id)?;
-        self.sockets.remove(&socket);
+        let seated = self.sockets.remove(&socket);
+        self.tally
+            .broke_off(seated.map_or(0, |seated| seated.aloft));
         Some(socket)
     }
 }

@@ -82,6 +82,11 @@ const COUNTERS: &[Single] = &[
         |m| &m.time.fanout_deliveries,
     ),
     (
+        "ringway_deliveries_total",
+        "Deliveries to a client connection that were tried: each is written, dropped by reason, or waits in an outbox.",
+        |m| &m.deliveries,
+    ),
+    (
         "ringway_duplicates_total",
         "Commands that came again after a resume, and had no effect.",
         |m| &m.duplicates,

@@ -94,6 +94,17 @@ impl Link {
         exchange.events = events;
     }
 
+    /// Bytes of events that are not acknowledged, on all streams.
+    #[must_use]
+    pub fn unacked_bytes(&self) -> usize {
+        let calls = self.calls.values();
+        let unacked = calls.map(|call| match call {
+            Call::Exchange(exchange) => exchange.events.bytes(),
+            _ => 0,
+        });
+        unacked.sum()
+    }
+
     /// How many bytes wait to be sent on a stream.
     #[must_use]
     pub fn queued(&self, stream: StreamId) -> usize {

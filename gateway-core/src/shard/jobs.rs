@@ -121,6 +121,13 @@ impl Jobs {
         self.jobs.len()
     }
 
+    /// How many of them are receipts.
+    pub fn receipts(&self) -> usize {
+        let owners = self.jobs.iter().map(|(_, job)| job.owner);
+        let receipts = owners.filter(|owner| matches!(owner, Owner::Receipt { .. }));
+        receipts.count()
+    }
+
     /// Whether one waits for outcomes, although all of its command was done.
     pub fn await_outcomes(&self) -> bool {
         self.jobs.iter().any(|(_, job)| job.ended)

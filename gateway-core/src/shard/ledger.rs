@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use super::jobs::{JobId, Jobs};
-use crate::{command::Outcome, identity::ConnId, metrics::Metrics};
+use crate::{
+    command::Outcome,
+    identity::ConnId,
+    metrics::Metrics,
+    mutation::{self, Rule},
+};
 
 /// Counts what became of deliveries.
 pub struct Ledger {
@@ -17,9 +22,7 @@ impl Ledger {
     /// A delivery that was in an outbox is decided.
     #[inline]
     pub fn decide(&mut self, job: Option<JobId>, outcome: Outcome, conn: ConnId) {
-        if let Some(label) = outcome.drop_label() {
-            self.metrics.drops.count(label);
-        }
+        self.count(outcome);
         if let Some(job) = job {
             self.jobs.decide(job, outcome, conn);
         }
@@ -27,11 +30,17 @@ impl Ledger {
 
     /// A delivery did not come to be.
     pub fn refuse(&mut self, job: Option<JobId>, outcome: Outcome, conn: Option<ConnId>) {
-        if let Some(label) = outcome.drop_label() {
-            self.metrics.drops.count(label);
-        }
+        self.count(outcome);
         if let Some(job) = job {
             self.jobs.refuse(job, outcome, conn);
+        }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        if let Some(label) = outcome.drop_label()
+            && !mutation::is_off(Rule::DropCount)
+        {
+            self.metrics.drops.count(label);
         }
     }
 }

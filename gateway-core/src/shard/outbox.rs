@@ -241,6 +241,12 @@ impl Outbox {
         )
     }
 
+    /// Bytes of all frames that are not dropped.
+    pub fn bytes(&self) -> usize {
+        let batches = [&self.pending, &self.flight].into_iter().flatten();
+        batches.map(|batch| batch.live_bytes()).sum()
+    }
+
     /// Bytes of memory that pending frames take.
     #[cfg(test)]
     fn memory(&self) -> usize {

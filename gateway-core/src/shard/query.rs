@@ -45,6 +45,11 @@ impl Queries {
         self.looked_at = 0;
     }
 
+    /// What is held, how much of it, and how much may be.
+    pub fn held(&self) -> [(&'static str, usize, usize); 1] {
+        [("open queries", self.open.len(), MOST_OPEN)]
+    }
+
     /// Whether all answers have come.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()

@@ -412,6 +412,7 @@ impl Shard {
         origin: Origin,
     ) -> bool {
         let job = origin.job;
+        self.metrics.deliveries.add(1);
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.is_open()) else {
             self.ledger.refuse(job, Outcome::Closed, Some(id));
             return false;

@@ -31,7 +31,8 @@ struct Topic {
 pub struct Membership {
     topic: u32,
     position: u32,
-    own: bool,
+    /// The connection was added by itself.
+    pub own: bool,
     of_user: bool,
 }
 

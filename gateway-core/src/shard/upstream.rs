@@ -80,6 +80,8 @@ pub enum Pick {
 struct Queue {
     events: VecDeque<(ConnId, Event)>,
     bytes: usize,
+    /// Of those, what a stream had before: it was within the bounds of that.
+    again: (usize, usize),
 }
 
 /// There is no stream for an event, and no room to keep it.
@@ -244,9 +246,29 @@ impl Upstream {
         if full && !again {
             return Err(NoRoom);
         }
+        if again {
+            queue.again.0 += 1;
+            queue.again.1 += bytes - queue.bytes;
+        }
         queue.bytes = bytes;
         queue.events.push_back((conn, event));
         Ok(())
+    }
+
+    /// What is held, how much of it, and how much may be.
+    pub fn held(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + '_ {
+        let limits = &self.limits;
+        let queues = self.services.iter().map(|service| &service.queue);
+        let queues = queues.chain([&self.unclaimed]).flat_map(|queue| {
+            let events = queue.events.len() - queue.again.0;
+            let bytes = queue.bytes - queue.again.1;
+            [
+                ("events kept for a service", events, limits.buffer_events),
+                ("bytes kept for a service", bytes, limits.buffer_bytes),
+            ]
+        });
+        let services = ("services", self.services.len(), limits.max_services);
+        queues.chain([services])
     }
 
     /// Bytes of all kept events.
