@@ -1,6 +1,6 @@
 //! Rules that can be switched off, one at a time, to see whether the simulator notices.
 //!
-//! Without the feature `mutations` nothing can be switched off, and asking costs nothing.
+//! In release builds nothing can be switched off, and asking costs nothing.
 
 /// A rule that somebody's promise rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,16 +12,16 @@ pub enum Rule {
 }
 
 /// Whether a rule does not hold on this thread.
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(debug_assertions))]
 #[must_use]
 pub const fn is_off(_rule: Rule) -> bool {
     false
 }
 
-#[cfg(feature = "mutations")]
+#[cfg(debug_assertions)]
 pub use switch::{is_off, switch_off};
 
-#[cfg(feature = "mutations")]
+#[cfg(debug_assertions)]
 mod switch {
     use std::cell::Cell;
 

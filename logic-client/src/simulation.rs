@@ -21,6 +21,7 @@ pub use crate::core::seeker::Seeker;
 
 use crate::builder::Builder;
 use crate::core::inbox::Events;
+use crate::core::lock;
 use crate::core::mesh::{Refusal, is_over};
 use crate::core::queue::Ending;
 use crate::core::receipts::{Answer, Receipt};
@@ -123,6 +124,23 @@ impl Mesh {
         self.inbox.close();
     }
 
+    /// The first buffer or table that holds more than its bound, for a caller that awaits so many receipts.
+    #[must_use]
+    pub fn over_limit(&self, awaited: usize) -> Option<String> {
+        let known = lock(&self.receipts).len();
+        if known > awaited {
+            return Some(format!("{known} receipts are kept, {awaited} awaited"));
+        }
+        self.queues().iter().find_map(|queue| {
+            let held = queue.lock().buffer.over_bounds()?;
+            let (items, bytes) = (held.items, held.bytes);
+            let (gateway, shard) = (&queue.address, queue.shard);
+            Some(format!(
+                "{items} commands, {bytes} bytes for {gateway} shard {shard}"
+            ))
+        })
+    }
+
     /// Whether every stream has ended.
     pub fn is_over(&self) -> bool {
         self.queues().iter().all(|queue| is_over(queue))
@@ -130,6 +148,13 @@ impl Mesh {
 }
 
 impl Runner {
+    /// The receipts it awaits, if they are more than may be.
+    #[must_use]
+    pub fn over_limit(&self) -> Option<String> {
+        let (held, most) = self.stream.receipts();
+        (held > most).then(|| format!("{held} receipts, {most} are allowed"))
+    }
+
     /// What callers and the runner share.
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue

@@ -40,6 +40,8 @@ pub(crate) struct Buffer {
     first: u64,
     waiting: Load,
     taken: Load,
+    /// Of those, what came whether there was room or not, since it was looked whether the bounds hold.
+    moved_in: Load,
     bounds: Bounds,
     /// Commands ever put in; with this a caller can tell when "all so far" have left.
     pushed: u64,
@@ -72,6 +74,7 @@ impl Buffer {
             first: 1 << 63,
             waiting: Load::default(),
             taken: Load::default(),
+            moved_in: Load::default(),
             bounds,
             pushed: 0,
             moved: None,
@@ -114,6 +117,7 @@ impl Buffer {
     #[must_use]
     pub(crate) fn append(&mut self, mut item: Item) -> bool {
         item.conflates = self.key(&item);
+        self.moved_in += item.load();
         self.put(item)
     }
 
@@ -203,6 +207,7 @@ impl Buffer {
         for mut item in items.into_iter().rev() {
             item.sequence = 0;
             self.first -= 1;
+            self.moved_in += item.load();
             self.enter(&item);
             self.slots.push_front(Some(item));
         }
@@ -230,6 +235,26 @@ impl Buffer {
 
     pub(crate) fn bytes(&self) -> usize {
         self.waiting.bytes
+    }
+
+    /// What is held, if that is more than the bounds allow and than was moved here.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn over_bounds(&mut self) -> Option<Load> {
+        let mut held = self.waiting;
+        held += self.taken;
+        let bounds = self.bounds;
+        let within = |load: Load| load.items <= bounds.items && load.bytes <= bounds.bytes;
+        // One command is taken, however large it is.
+        if held.items <= 1 || within(held) {
+            self.moved_in = Load::default();
+            return None;
+        }
+        let moved = self.moved_in;
+        let own = Load {
+            items: held.items.saturating_sub(moved.items),
+            bytes: held.bytes.saturating_sub(moved.bytes),
+        };
+        (!within(own)).then_some(held)
     }
 
     /// Commands ever put in.

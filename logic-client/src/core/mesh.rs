@@ -39,7 +39,7 @@ pub struct Mesh {
     /// Locked for writing only while a gateway is taken over; then no command is on its way
     /// into a buffer.
     routes: RwLock<Routes>,
-    receipts: Mutex<Receipts<oneshot::Sender<Answer>>>,
+    pub(crate) receipts: Mutex<Receipts<oneshot::Sender<Answer>>>,
     stamp: AtomicU64,
     pub(super) next_gateway: AtomicU32,
     pub(super) next_stream: AtomicU32,

@@ -138,6 +138,12 @@ struct Open<T> {
 }
 
 impl<T> Receipts<T> {
+    /// How many pushes wait for theirs.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     pub(crate) fn new() -> Self {
         Self {
             next: 0,

@@ -58,7 +58,7 @@ pub enum Wish {
 pub struct Runner {
     mesh: Arc<Mesh>,
     pub(crate) queue: Arc<Queue>,
-    stream: Stream,
+    pub(crate) stream: Stream,
     /// The older first. Mostly there is one; two while one takes the place of the other.
     connections: Vec<Connection>,
     attempt: Attempt,

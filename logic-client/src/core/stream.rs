@@ -414,6 +414,12 @@ impl Stream {
         self.retained.load()
     }
 
+    /// Receipts awaited, and how many may be.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn receipts(&self) -> (usize, usize) {
+        (self.receipts.len(), self.rules.receipts)
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         self.counters
     }

@@ -250,6 +250,16 @@ impl Meshed {
         }
     }
 
+    /// Whether every bound of the client holds.
+    fn audit(&self, context: &mut Context) {
+        let mut strands = self.strands.iter();
+        let over = self.mesh.over_limit(self.awaited.len());
+        if let Some(over) = over.or_else(|| strands.find_map(Strand::over_limit)) {
+            let text = format!("service {} is over a limit: {over}", self.index);
+            context.oracle.fail(text);
+        }
+    }
+
     /// A push came back.
     fn take_back(&self, context: &mut Context, back: &Returned) {
         let reason = label(&format!("{:?}", back.reason));
@@ -333,6 +343,7 @@ impl Service for Meshed {
             }
         }
         self.take_told(context);
+        self.audit(context);
         let seekers = self
             .seekers
             .iter()

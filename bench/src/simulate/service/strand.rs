@@ -56,6 +56,11 @@ impl Strand {
         self.runner.next_deadline()
     }
 
+    /// What is held beyond its bound.
+    pub fn over_limit(&self) -> Option<String> {
+        self.runner.over_limit()
+    }
+
     /// Does everything that can be done now; streams that are to be run too are added to `started`.
     pub fn run(&mut self, context: &mut Context, clock: Duration, started: &mut Vec<Arc<Queue>>) {
         for _ in 0..MOST_ROUNDS {
