@@ -143,7 +143,7 @@ impl Client {
         let (now, owner) = (context.now, Owner::Client(self.index));
         let socket = context.net.dial(now, &mut context.agenda, owner, address);
         let down = &mut context.oracle.down;
-        down.dialled(socket.connection(), self.user, address.gateway);
+        down.dialled(socket.connection(), self.index, self.user, address.gateway);
         let query = self
             .user
             .map_or(String::new(), |user| format!("?user={}", super::user(user)));

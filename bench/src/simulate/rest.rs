@@ -91,6 +91,10 @@ impl World {
         self.context
             .coverage
             .add("oracle", "deliveries to topics that had to come", topics);
+        let twice = self.context.oracle.down.anonymous_twice();
+        self.context
+            .coverage
+            .add("oracle", "pushes that an anonymous client had twice", twice);
         for service in 0..self.services.len() {
             for socket in self.context.net.sockets_of(Owner::Service(service)) {
                 if let Some(withheld) = self.context.net.withheld_credit(socket) {

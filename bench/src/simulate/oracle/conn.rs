@@ -7,6 +7,8 @@ use super::issued::Target;
 /// A client's connection.
 #[derive(Debug)]
 pub struct Conn {
+    /// Which client has it.
+    pub client: usize,
     /// Whose.
     pub user: Option<u32>,
     /// The place of the gateway.
@@ -27,8 +29,9 @@ pub struct Conn {
 
 impl Conn {
     /// A client dials.
-    pub(super) fn new(user: Option<u32>, place: usize) -> Self {
+    pub(super) fn new(client: usize, user: Option<u32>, place: usize) -> Self {
         Self {
+            client,
             user,
             place,
             epoch: 0,

@@ -21,6 +21,8 @@ pub struct Down {
     members: Members,
     /// Deliveries to members of topics that had to come.
     topics_checked: u64,
+    /// Pushes that came twice to a client without a name, which had come to another shard meanwhile.
+    anonymous_twice: u64,
     ended_epochs: BTreeSet<u64>,
     lossy: BTreeSet<usize>,
     /// By epoch and id.
@@ -83,9 +85,9 @@ impl Down {
         }
     }
 
-    /// A client dials.
-    pub fn dialled(&mut self, connection: u32, user: Option<u32>, place: usize) {
-        let conn = Conn::new(user, place);
+    /// A client dials: the one of this index, in the name of a user or of nobody.
+    pub fn dialled(&mut self, connection: u32, client: usize, user: Option<u32>, place: usize) {
+        let conn = Conn::new(client, user, place);
         self.conns.insert(connection, conn);
     }
 
@@ -176,6 +178,12 @@ impl Down {
         self.topics_checked
     }
 
+    /// How many pushes came twice to a client without a name: to one connection on each of two shards.
+    #[must_use]
+    pub fn anonymous_twice(&self) -> u64 {
+        self.anonymous_twice
+    }
+
     /// A service pushes; the number is what the payload must begin with.
     pub fn issue(&mut self, issued: Issued) -> usize {
         self.pushes.push(Push {
@@ -213,6 +221,10 @@ impl Down {
                 push.issued.target, push.issued.source, conn.user
             ));
         }
+        let nameless = conn.user.is_none() && !push.issued.may_repeat;
+        let mut others = push.written.iter().map(|other| &self.conns[other]);
+        let again = nameless && others.any(|other| other.client == conn.client);
+        self.anonymous_twice += u64::from(again);
         let key = (push.issued.source, push.issued.target.clone());
         let push = &mut self.pushes[id];
         push.written.push(connection);
@@ -398,8 +410,8 @@ impl Down {
             let other_part = theirs.shard() != conn.shard();
             if theirs.epoch != conn.epoch {
                 // A wide push has a part for each shard, and one that a shard had not got by then goes to the shard of the
-                // next epoch. Named users come back to the same shard, unless there is another number of them; of those
-                // without a name nobody knows whether they are the same.
+                // next epoch. Named users come back to the same shard, unless there is another number of them; who has no
+                // name may come to any.
                 let wide = matches!(issued.target, Target::Topic(_) | Target::Everyone);
                 if wide && other_part && (stranger || conn.user.is_none()) {
                     continue;
