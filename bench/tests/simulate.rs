@@ -19,10 +19,9 @@ fn a_seed_always_leads_to_the_same_world() {
 #[test]
 fn promises_are_kept_whatever_goes_wrong() {
     let report = simulate::run(&Options {
-        seeds: 100,
-        seed: None,
-        trace: false,
+        seeds: Some(100),
         keep_going: true,
+        ..Options::default()
     });
     let failures = report.failures.iter();
     let failures: Vec<_> = failures

@@ -1,32 +1,38 @@
 //! Many worlds, one after the other.
 
 use std::{
-    any::Any,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
-use super::{
-    coverage::Coverage,
-    world::{Outcome, live},
-};
+use super::{coverage::Coverage, world::live};
 
 /// What to live through.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
-    /// How many worlds
-    #[arg(long, default_value_t = 2_000)]
-    pub seeds: u64,
+    /// How many worlds [default: 2000, or 1 with --seed]
+    #[arg(long)]
+    pub seeds: Option<u64>,
     /// The seed of the first world; without --seeds, of the only one
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Prints what happened in a world that failed (or in the only one), line by line
+    /// Prints what happened in the only world even if it keeps all promises; of one that does not it is printed anyway
     #[arg(long)]
     pub trace: bool,
     /// Goes on after a world that failed, and lists them all
     #[arg(long)]
     pub keep_going: bool,
+    /// A rule that does not hold: to see what a failure looks like
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_enum)]
+    pub without: Option<gateway_core::mutation::Rule>,
+}
+
+impl Options {
+    fn worlds(&self) -> u64 {
+        let usual = if self.seed.is_some() { 1 } else { 2_000 };
+        self.seeds.unwrap_or(usual)
+    }
 }
 
 /// What came of it.
@@ -49,7 +55,7 @@ pub struct Failure {
     pub seed: u64,
     /// The promise.
     pub what: String,
-    /// What happened, line by line; empty unless asked for.
+    /// What happened, line by line, of the first one that failed.
     pub trace: String,
 }
 
@@ -65,24 +71,23 @@ pub fn run(options: &Options) -> Report {
         coverage: Coverage::default(),
         failures: Vec::new(),
     };
-    for seed in first..first.saturating_add(options.seeds) {
-        let keep_lines = options.trace && options.seeds == 1;
-        let (failure, trace) = match attempt(seed, keep_lines) {
-            Ok(outcome) => {
-                report.lasted += outcome.lasted;
-                report.coverage.merge(outcome.coverage);
-                (outcome.failure, outcome.trace.to_string())
-            }
-            Err(panic) => (Some(format!("panic: {panic}")), String::new()),
-        };
+    #[cfg(debug_assertions)]
+    gateway_core::mutation::switch_off(options.without);
+    for seed in first..first.saturating_add(options.worlds()) {
+        let keep_lines = options.worlds() == 1;
+        let outcome = live(seed, keep_lines);
         report.worlds += 1;
-        if keep_lines && failure.is_none() {
-            print!("{trace}");
+        report.lasted += outcome.lasted;
+        report.coverage.merge(outcome.coverage);
+        if options.trace && keep_lines && outcome.failure.is_none() {
+            print!("{}", outcome.trace);
         }
-        if let Some(what) = failure {
-            let trace = match options.trace && trace.is_empty() {
-                true => again(seed),
-                false => trace,
+        if let Some(what) = outcome.failure {
+            // Lines cost most of a world's time: it is lived through again for them.
+            let trace = match (report.failures.is_empty(), keep_lines) {
+                (true, true) => outcome.trace.to_string(),
+                (true, false) => live(seed, true).trace.to_string(),
+                (false, _) => String::new(),
             };
             report.failures.push(Failure { seed, what, trace });
             if !options.keep_going {
@@ -92,24 +97,6 @@ pub fn run(options: &Options) -> Report {
     }
     report.took = began.elapsed();
     report
-}
-
-fn attempt(seed: u64, keep_lines: bool) -> Result<Outcome, String> {
-    catch_unwind(AssertUnwindSafe(|| live(seed, keep_lines))).map_err(|panic| message(&*panic))
-}
-
-/// What happened in a world, line by line.
-fn again(seed: u64) -> String {
-    match attempt(seed, true) {
-        Ok(outcome) => outcome.trace.to_string(),
-        Err(_) => "a panic has taken the trace with it".into(),
-    }
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".into())
 }
 
 impl fmt::Display for Report {
@@ -128,7 +115,7 @@ impl fmt::Display for Report {
             writeln!(f, "seed {seed} failed: {what}")?;
         }
         if let Some(Failure { seed, .. }) = self.failures.first() {
-            let again = "ringway-bench simulate --seeds 1 --trace --seed";
+            let again = "ringway-bench simulate --seed";
             writeln!(
                 f,
                 "{} failed; to live through one again: {again} {seed}",

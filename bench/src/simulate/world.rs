@@ -1,6 +1,10 @@
 //! One world: it begins as its plan says, goes through what its plan has for it, comes to rest, and is examined.
 
-use std::time::Duration;
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use gateway_core::config::WhenFull;
 
@@ -60,17 +64,29 @@ const LOOK: Duration = Duration::from_millis(250);
 /// So much happens in no world that makes progress.
 const MOST_EVENTS: u64 = 5_000_000;
 
-/// Lives through the world of a seed.
+/// Lives through the world of a seed. A panic is a promise that was broken.
 #[must_use]
 pub fn live(seed: u64, keep_lines: bool) -> Outcome {
     let mut rng = Rng::new(seed);
     let plan = Plan::of(&mut rng);
     let mut world = World::new(plan, rng, keep_lines);
-    let result = world.run();
-    if let Err(failure) = result {
-        world.context.oracle.fail(failure);
+    match catch_unwind(AssertUnwindSafe(|| world.run())) {
+        Ok(Ok(())) => world.end(),
+        Ok(Err(failure)) => {
+            world.context.oracle.fail(failure);
+            world.end()
+        }
+        Err(panic) => {
+            world.context.oracle.fail(message(&*panic));
+            world.outcome()
+        }
     }
-    world.end()
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panic: {}", text.as_deref().unwrap_or("without a message"))
 }
 
 impl World {
@@ -426,6 +442,10 @@ impl World {
         let shortened = self.context.net.shortened;
         let coverage = &mut self.context.coverage;
         coverage.add("network", "reads and writes cut short", shortened);
+        self.outcome()
+    }
+
+    fn outcome(self) -> Outcome {
         Outcome {
             failure: self.context.oracle.failure().map(str::to_owned),
             lasted: self.context.now,
