@@ -26,7 +26,7 @@ impl Default for Uring {
         Self {
             ring_descriptors: 1 << 16,
             ring_buffers: 1024,
-            buffer_bytes: 1 << 10,
+            buffer_bytes: 512,
         }
     }
 }

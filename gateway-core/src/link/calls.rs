@@ -288,7 +288,7 @@ impl Link {
     }
 
     pub(super) fn flush_acks(&mut self) {
-        for stream in std::mem::take(&mut self.acks) {
+        for stream in self.acks.take() {
             if let Some(sequence) = self.exchange(stream).and_then(Exchange::ack) {
                 let ack = v1::gateway_frame::Body::Ack(v1::Ack { sequence });
                 self.send_frame(stream, ack);

@@ -4,6 +4,7 @@
 //! in order; whatever the shard cannot take yet it keeps, and calls `next` no more: HTTP/2 credit then stays away, and
 //! the sender waits.
 
+mod acks;
 mod calls;
 mod check;
 mod commands;
@@ -36,6 +37,7 @@ use crate::{
     mutation::{self, Rule},
 };
 
+use acks::Acks;
 use calls::{Call, Flat, Message, Messages};
 pub use check::Rejection;
 pub use events::Events;
@@ -118,8 +120,7 @@ pub struct Link {
     partial: (StreamId, u64, usize),
     /// Handed out before anything else is looked at.
     later: VecDeque<Input>,
-    /// `Exchange` streams with an ack to be sent.
-    acks: Vec<StreamId>,
+    acks: Acks,
     /// When the gateway means to be gone.
     drain_ends: Option<Duration>,
     stage: Stage,
@@ -158,7 +159,7 @@ impl Link {
             batch: None,
             partial: (StreamId(0), 0, 0),
             later: VecDeque::new(),
-            acks: Vec::new(),
+            acks: Acks::default(),
             drain_ends: None,
             stage: Stage::Open,
             now,
@@ -226,10 +227,9 @@ impl Link {
         if !mutation::is_off(Rule::CreditReturn) {
             self.server.release(ticket.stream, ticket.credit);
         }
-        if let Some(Call::Exchange(exchange)) = self.calls.get_mut(&ticket.stream)
-            && exchange.take(ticket.sequence)
-        {
-            self.acks.push(ticket.stream);
+        if let Some(Call::Exchange(exchange)) = self.calls.get_mut(&ticket.stream) {
+            let first = exchange.take(ticket.sequence).then_some(ticket.stream);
+            self.acks.owe(self.now, ticket.credit, first);
         }
     }
 
@@ -298,16 +298,33 @@ impl Link {
         self.server.set_windows(stream, connection);
     }
 
-    /// Appends about `max` bytes for the socket, acks included.
+    /// Appends about `max` bytes for the socket; acks too, if they are due, or something else leaves anyway.
     pub fn write_output(&mut self, out: &mut Vec<u8>, max: usize) -> usize {
+        let mut written = 0;
+        if !self.are_acks_due() {
+            written = self.server.write_output(out, max);
+            if written == 0 || self.acks.due().is_none() {
+                return written;
+            }
+        }
         self.flush_acks();
-        self.server.write_output(out, max)
+        written + self.server.write_output(out, max)
     }
 
-    /// Whether there may be bytes for the socket.
+    /// Whether there may be bytes for the socket. Acks that wait for company are none.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.acks.is_empty() || self.server.has_output()
+        self.are_acks_due() || self.server.has_output()
+    }
+
+    /// When acks that wait for company leave without it.
+    #[must_use]
+    pub fn acks_due(&self) -> Option<Duration> {
+        self.acks.due()
+    }
+
+    fn are_acks_due(&self) -> bool {
+        self.acks.due().is_some_and(|due| due <= self.now)
     }
 
     /// Nothing more will come: after the last output the socket can be closed.

@@ -1,6 +1,10 @@
 //! The links of a shard, and what it does with what they hand out.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use gateway_proto::v1::gateway_frame::Body as Event;
 use h2_stream::StreamId;
@@ -35,6 +39,8 @@ pub struct LinkState {
     ready: bool,
     dirty: bool,
     paused: bool,
+    /// It is looked at when its acks are due.
+    owing: bool,
     /// Who it is, and what it brought.
     pub(super) bearer: Bearer,
     /// We have said all we will say; so long the peer may take to end it too.
@@ -50,6 +56,8 @@ pub struct Links {
     ready: Vec<LinkId>,
     /// When deadlines of links are looked at next.
     pub sweep: Option<Duration>,
+    /// Those whose acks wait for company, and until when: the first one first, since all wait equally long.
+    owing: VecDeque<(Duration, LinkId)>,
 }
 
 /// How often deadlines of links are looked at: keepalive and call deadlines need no more.
@@ -104,6 +112,12 @@ impl Links {
         loads.filter(|load| load.bytes > 0).collect()
     }
 
+    /// When a link has to be looked at, whatever comes.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        let owing = self.owing.front().map(|(due, _)| *due);
+        self.sweep.into_iter().chain(owing).min()
+    }
+
     fn insert(&mut self, link: Link, peer: SocketAddr) -> LinkId {
         self.generation = self.generation.wrapping_add(1);
         let slot = self.slab.insert(LinkState {
@@ -118,6 +132,7 @@ impl Links {
             ready: false,
             dirty: false,
             paused: false,
+            owing: false,
             bearer: Bearer::new(peer),
             lingers_until: None,
         });
@@ -250,6 +265,12 @@ impl Shard {
             }
             self.links.sweep = (self.links.len() > 0).then_some(now + SWEEP);
         }
+        while let Some((_, id)) = self.links.owing.pop_front_if(|(due, _)| *due <= now) {
+            if let Some(state) = self.links.get_mut(id) {
+                state.owing = false;
+                self.mark_link_ready(id);
+            }
+        }
         for id in std::mem::take(&mut self.links.ready) {
             if let Some(state) = self.links.get_mut(id) {
                 state.ready = false;
@@ -305,6 +326,13 @@ impl Shard {
             self.actions.push_back(super::Action::Resume { socket });
         }
         state.paused = !wants;
+        // Acks that are due already leave now, or when what is in flight has landed.
+        if !state.owing
+            && let Some(due) = state.link.acks_due().filter(|due| *due > now)
+        {
+            state.owing = true;
+            self.links.owing.push_back((due, id));
+        }
     }
 
     /// Divides the credit of the shard among its links.

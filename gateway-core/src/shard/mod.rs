@@ -316,7 +316,7 @@ impl Shard {
         self.run_drain(now);
         self.sheet.enter(Phase::Lanes);
         self.flush_lanes();
-        // Answers of jobs, and acks, leave in the tick they were made in.
+        // Answers of jobs leave in the tick they were made in.
         self.run_links(now);
         self.metrics.outbox_bytes.set(self.pool.bytes() as u64);
         self.tell_who_is_busy(now);
@@ -416,7 +416,7 @@ impl Shard {
         let forgotten = self.upstream.next_deadline();
         let all = [
             conns,
-            self.links.sweep,
+            self.links.next_deadline(),
             room,
             self.drain_deadline(),
             sessions,
