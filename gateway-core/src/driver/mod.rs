@@ -23,7 +23,8 @@
 //! - [`Timesheet::kernel`] around its system calls, so that they are told from its own work. (A call that waits is rest,
 //!   not this.)
 //!
-//! [`choose`] says which driver it is. One more driver is one more module, one more [`Driver`], and its line in `choice.rs`.
+//! [`choose`] says which driver it is. One more driver is one more module, one more [`Driver`], and its line in `choice.rs`; one on an
+//! asynchronous runtime shares what is in `runtime/`.
 
 use std::{
     fmt, io,
@@ -43,7 +44,10 @@ pub mod listen;
 pub mod mailbox;
 pub mod monoio;
 pub mod placement;
+mod runtime;
 mod spin;
+mod tick;
+mod turns;
 pub mod uring;
 pub mod watch;
 

@@ -14,15 +14,10 @@ use super::{
     token::{Key, Token},
 };
 use crate::{
-    driver::failures::ended,
+    driver::{failures::ended, turns::Taking},
     identity::{LinkId, SocketId},
     shard::Closed,
 };
-
-/// Bytes read from a link by one call: more would only leave the caches before the shard looks at them.
-pub(super) const LINK_READ: usize = 256 << 10;
-/// Least bytes of the budget that a link gets in its turn: less is not worth a system call.
-const LEAST: usize = 4 << 10;
 
 impl Link {
     /// Closes it. A pending poll holds the socket open until it completes: this makes it complete.
@@ -40,7 +35,7 @@ impl Reactor {
         let id = link_of(key);
         if let Some(link) = self.table.link(id) {
             link.reading = Reading::Ready;
-            self.links.push_back(id);
+            self.links.line_up(id);
         }
     }
 
@@ -53,34 +48,21 @@ impl Reactor {
         }
     }
 
-    /// Reads links with data, round after round, until the tick's budget is used or nothing is left.
-    ///
-    /// In every round each link gets an equal part of what is left. (Bytes can be cut anywhere, so no link is owed anything
-    /// from one round to the next, and there are no deficits to keep.) Who has not had its turn is first in the next tick. Says how
-    /// many bytes that were.
-    pub(super) fn read_links(&mut self, now: Duration) -> usize {
-        let mut left = self.budget.bytes();
-        while left > 0 && !self.links.is_empty() {
-            let part = (left / self.links.len()).max(LEAST);
-            for _ in 0..self.links.len() {
-                if left == 0 {
-                    break;
-                }
-                left -= self.read_link(now, part.min(left));
-            }
+    /// Reads links with data, in turns. Says what they have taken.
+    pub(super) fn read_links(&mut self, now: Duration) -> Taking {
+        let mut taking = self.links.begin();
+        while let Some((id, most)) = self.links.next(&mut taking) {
+            let bytes = self.read_link(now, id, most);
+            taking.takes(bytes);
         }
-        let taken = self.budget.bytes() - left;
-        if taken > 0 {
-            self.metrics.tick_bytes.record(taken as u64);
+        if taking.taken() > 0 {
+            self.metrics.tick_bytes.record(taking.taken() as u64);
         }
-        taken
+        taking
     }
 
-    /// Reads at most `part` bytes from the link whose turn it is.
-    fn read_link(&mut self, now: Duration, part: usize) -> usize {
-        let Some(id) = self.links.pop_front() else {
-            return 0;
-        };
+    /// Reads at most `most` bytes from the link whose turn it is.
+    fn read_link(&mut self, now: Duration, id: LinkId, most: usize) -> usize {
         let socket = SocketId::Link(id);
         let Some(link) = self.table.link(id) else {
             return 0;
@@ -90,18 +72,17 @@ impl Reactor {
         if !self.shard.wants_bytes(socket) {
             return 0;
         }
-        let wanted = part.min(LINK_READ);
-        let buffer = &mut self.buffer[..wanted];
+        let buffer = &mut self.buffer[..most];
         let read = self
             .sheet
             .kernel(|| recv(&link.fd, &mut *buffer, RecvFlags::DONTWAIT));
         match read {
             Ok((_, 0)) => self.lost(now, socket, Closed::Eof),
             Ok((_, n)) => {
-                if n == wanted {
+                if n == most {
                     // There may be more: it stays in line instead of being polled.
                     link.reading = Reading::Ready;
-                    self.links.push_back(id);
+                    self.links.line_up(id);
                 } else {
                     self.rearm.push(socket);
                 }

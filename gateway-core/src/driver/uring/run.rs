@@ -1,7 +1,12 @@
 //! The tick.
 
 use std::{
-    cell::Cell, collections::HashMap, collections::VecDeque, io, rc::Rc, sync::Arc, time::Duration,
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
 use rustix::event::PollFlags;
@@ -9,7 +14,6 @@ use rustix::event::PollFlags;
 use super::{
     accept::{ACCEPTS, Door},
     act::Leavers,
-    links::LINK_READ,
     receive::Held,
     ring::Completion,
     rings::Rings,
@@ -22,9 +26,10 @@ use super::{
 use crate::{
     driver::{
         Clock, Seat,
-        budget::Budget,
-        mailbox::{Mailbox, Order, Port},
+        mailbox::{Mailbox, Port},
         spin::Spin,
+        tick::{self, HEARTBEAT, follow_orders},
+        turns::{LINK_READ, Turns},
         watch,
     },
     identity::{ConnId, LinkId, SocketId},
@@ -33,8 +38,6 @@ use crate::{
     timesheet::{Rest, Timesheet},
 };
 
-/// The longest sleep: a shard that is alive shows it by ticking.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Most completions handled in a tick, so that a tick stays short: at 1-2 µs each, about a millisecond.
 const COMPLETIONS: usize = 512;
 
@@ -54,9 +57,8 @@ pub(super) struct Reactor {
     /// All reads of links go through this one buffer.
     pub(super) buffer: Box<[u8]>,
     pub(super) conn_bytes: usize,
-    pub(super) budget: Budget,
-    /// Links with data, in the order of their turns.
-    pub(super) links: VecDeque<LinkId>,
+    /// Links with data.
+    pub(super) links: Turns<LinkId>,
     /// Sockets that may have to ask for bytes again.
     pub(super) rearm: Vec<SocketId>,
     /// Clients whose receive has found no buffer.
@@ -89,7 +91,7 @@ impl Reactor {
     pub(super) fn new(seat: Seat) -> io::Result<Self> {
         let config = &seat.gateway.config;
         let conn_bytes = config.tick.conn_bytes;
-        let budget = Budget::new(config.tick.link_bytes.max(1));
+        let links = Turns::new(config.tick.link_bytes.max(1));
         let spin_us = config.tick.spin_us;
         let buffers = usize::from(config.uring.ring_buffers);
         let rings = Rings::new(shape(&config.uring))?;
@@ -106,8 +108,7 @@ impl Reactor {
             clock: seat.clock,
             buffer: vec![0; LINK_READ].into(),
             conn_bytes: conn_bytes.max(1),
-            budget,
-            links: VecDeque::new(),
+            links,
             rearm: Vec::new(),
             starved: VecDeque::new(),
             buffers,
@@ -147,7 +148,7 @@ impl Reactor {
         self.sheet.begin(now);
         self.again = false;
         self.mailbox.bell().wake_up();
-        if self.take_orders(now) {
+        if follow_orders(&self.mailbox, &mut self.shard, now) {
             return false;
         }
         if self.is_busy() {
@@ -155,12 +156,11 @@ impl Reactor {
         }
         self.land();
         self.take_completions(now);
-        let links = self.links.len();
-        let taken = self.read_links(now);
+        let taking = self.read_links(now);
         self.shard.tick(now);
-        if taken > 0 {
+        if taking.taken() > 0 {
             let took = self.now().saturating_sub(now);
-            self.budget.spent(links, taken, took);
+            self.links.spent(&taking, took);
         }
         self.act(now);
         self.move_stuck(now);
@@ -171,17 +171,6 @@ impl Reactor {
         self.flush();
         self.ring_others();
         !self.shard.is_drained()
-    }
-
-    /// Follows orders. True: stop at once.
-    fn take_orders(&mut self, now: Duration) -> bool {
-        while let Some(order) = self.mailbox.next_order() {
-            match order {
-                Order::Drain(spread) => self.shard.drain(now, spread),
-                Order::Stop => return true,
-            }
-        }
-        false
     }
 
     fn take_completions(&mut self, now: Duration) {
@@ -237,11 +226,7 @@ impl Reactor {
     /// The end of the tick.
     fn count(&self, started: Duration) -> Duration {
         let now = self.now();
-        self.metrics.ticks.add(1);
-        self.metrics
-            .tick_nanos
-            .record((now - started).as_nanos() as u64);
-        self.metrics.heartbeat_nanos.set(now.as_nanos() as u64);
+        tick::count(&self.metrics, started, now);
         now
     }
 

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::{
-    io::Errno,
-    net::{SendFlags, Shutdown, send},
-};
+use rustix::{io::Errno, net::Shutdown};
 
 use crate::{
     driver::{failures::ended, mailbox::Moved},
@@ -14,12 +11,14 @@ use crate::{
 };
 
 use super::{
+    Runtime, Stream, Watched,
     accept::Peers,
     ready::{Slot, Token},
     run::Reactor,
+    table::slot,
 };
 
-impl Reactor {
+impl<R: Runtime> Reactor<R> {
     /// One send for each socket with something to send, as far as the shard's slice goes.
     pub(super) fn flush(&mut self) {
         while let Some(id) = self.shard.next_dirty() {
@@ -50,8 +49,8 @@ impl Reactor {
             return;
         }
         let wanted = bytes.len();
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match self.sheet.kernel(|| send(&socket.fd, bytes, flags)) {
+        let waker = Token::Write(slot(id)).waker();
+        match self.sheet.kernel(|| socket.fd.send(bytes, &waker)) {
             Ok(n) => {
                 if n < wanted {
                     socket.await_writable();
@@ -83,7 +82,7 @@ impl Reactor {
             match action {
                 Action::Finish { socket } => {
                     if let Some(socket) = self.table.get(socket) {
-                        socket.fd.shutdown(Shutdown::Write);
+                        socket.fd.shut_down(Shutdown::Write);
                     }
                 }
                 Action::Close { socket } => {

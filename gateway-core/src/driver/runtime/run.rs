@@ -1,10 +1,8 @@
 //! The tick: what the runtime's main future does whenever something is ready or due.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     io,
-    os::fd::AsFd,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -14,9 +12,10 @@ use std::{
 use crate::{
     driver::{
         Clock, Seat,
-        budget::Budget,
-        mailbox::{Mailbox, Order, Port},
+        mailbox::{Mailbox, Port},
         spin::Spin,
+        tick::{HEARTBEAT, count, follow_orders},
+        turns::{LINK_READ, Turns},
         watch,
     },
     identity::SocketId,
@@ -26,27 +25,19 @@ use crate::{
 };
 
 use super::{
+    Runtime, Watched,
     accept::{Listener, Peers},
-    pump::Pump,
-    read::LINK_READ,
     ready,
-    socket::{Fd, Interest},
     table::Table,
-    timer::Timer,
 };
 
-/// The longest sleep: a shard that is alive shows it by ticking.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
 /// One shard with its sockets.
-pub(super) struct Reactor {
+pub(super) struct Reactor<R: Runtime> {
     pub(super) shard: Shard,
-    pub(super) table: Table,
+    pub(super) table: Table<R::Stream>,
     /// `None`: closed.
-    pub(super) listeners: Vec<Option<Listener>>,
+    pub(super) listeners: Vec<Option<Listener<R::Listener>>>,
     pub(super) mailbox: Mailbox,
-    pub(super) bell: Fd,
-    pub(super) bell_interest: Interest,
     pub(super) ports: Vec<Port>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sheet: Rc<Timesheet>,
@@ -54,72 +45,70 @@ pub(super) struct Reactor {
     /// All reads of all sockets go through this one buffer.
     pub(super) buffer: Box<[u8]>,
     pub(super) conn_bytes: usize,
-    pub(super) budget: Budget,
-    /// Links with data, in the order of their turns; their interest is `Ready`.
-    pub(super) links: VecDeque<SocketId>,
+    /// Links with data; their interest is `Ready`.
+    pub(super) links: Turns<SocketId>,
     /// Sockets that were read in this tick, or are wanted again.
     pub(super) rearm: Vec<SocketId>,
     /// Something is left for the next tick, which must not wait.
     pub(super) again: bool,
     /// Sockets that were ready in this tick.
     pub(super) taken: u64,
-    pump: Pump,
-    timer: Timer,
+    pub(super) runtime: R,
     spin: Spin,
 }
 
 /// Runs a shard until it has drained or is stopped.
-pub(super) async fn run(seat: Seat, up: impl FnOnce()) -> io::Result<()> {
+///
+/// # Errors
+/// The kernel refuses a registration.
+pub(in crate::driver) async fn run<R: Runtime>(seat: Seat, up: impl FnOnce()) -> io::Result<()> {
     ready::clear();
     let tick = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    ready::on_ready(tick.clone());
-    let mut reactor = Reactor::new(seat, Pump::start(tick))?;
+    let runtime = R::start(&tick, seat.clock, seat.mailbox.bell())?;
+    ready::on_ready(tick);
+    let mut reactor = Reactor::new(seat, runtime)?;
     up();
     poll_fn(|cx| reactor.poll(cx)).await;
     reactor.hang_up();
+    reactor.runtime.end(reactor.mailbox.bell());
+    ready::clear();
     Ok(())
 }
 
-impl Reactor {
-    fn new(seat: Seat, pump: Pump) -> io::Result<Self> {
+impl<R: Runtime> Reactor<R> {
+    fn new(seat: Seat, runtime: R) -> io::Result<Self> {
         let tick = &seat.gateway.config.tick;
         let conn_bytes = tick.conn_bytes.max(1);
-        let budget = Budget::new(tick.link_bytes.max(1));
+        let links = Turns::new(tick.link_bytes.max(1));
         let spin = Spin::new(tick.spin_us);
         let mut listeners = vec![Some(Listener::new(
-            Fd::new(seat.ws.into())?,
+            Watched::new(seat.ws.into())?,
             Peers::Clients,
         ))];
         for grpc in seat.grpc {
-            listeners.push(Some(Listener::new(Fd::new(grpc.into())?, Peers::Services)));
+            let fd = Watched::new(grpc.into())?;
+            listeners.push(Some(Listener::new(fd, Peers::Services)));
         }
-        let bell = Fd::new(seat.mailbox.bell().as_fd().try_clone_to_owned()?)?;
         let metrics = Arc::clone(&seat.metrics);
         let shard = Shard::new(seat.gateway, metrics, seat.lanes, seat.seed);
-        let mut reactor = Self {
+        Ok(Self {
             sheet: watch::start(&shard, seat.clock),
             shard,
             table: Table::default(),
             listeners,
             mailbox: seat.mailbox,
-            bell,
-            bell_interest: Interest::Idle,
             ports: seat.ports,
             metrics: seat.metrics,
             clock: seat.clock,
             buffer: vec![0; conn_bytes.max(LINK_READ)].into(),
             conn_bytes,
-            budget,
-            links: VecDeque::new(),
+            links,
             rearm: Vec::new(),
             again: false,
             taken: 0,
-            pump,
-            timer: Timer::new(&seat.clock),
+            runtime,
             spin,
-        };
-        reactor.await_bell();
-        Ok(reactor)
+        })
     }
 
     /// One tick. Ready: the shard has ended.
@@ -128,19 +117,18 @@ impl Reactor {
         self.sheet.begin(now);
         self.again = false;
         self.mailbox.bell().wake_up();
-        if self.take_orders(now) {
+        if follow_orders(&self.mailbox, &mut self.shard, now) {
             return Poll::Ready(());
         }
         if self.has_work() {
             self.spin.worked(now);
         }
         self.take_ready(now);
-        let links = self.links.len();
-        let taken = self.read_links(now);
+        let taking = self.read_links(now);
         self.shard.tick(now);
-        if taken > 0 {
+        if taking.taken() > 0 {
             let took = self.now().saturating_sub(now);
-            self.budget.spent(links, taken, took);
+            self.links.spent(&taking, took);
         }
         self.flush();
         self.act();
@@ -149,7 +137,8 @@ impl Reactor {
         self.adopt(now);
         self.rearm();
         self.ring_others();
-        let ended = self.count(now);
+        let ended = self.now();
+        count(&self.metrics, now, ended);
         if self.shard.is_drained() {
             return Poll::Ready(());
         }
@@ -169,44 +158,22 @@ impl Reactor {
         }
     }
 
-    /// Follows orders. True: stop at once.
-    fn take_orders(&mut self, now: Duration) -> bool {
-        while let Some(order) = self.mailbox.next_order() {
-            match order {
-                Order::Drain(spread) => self.shard.drain(now, spread),
-                Order::Stop => return true,
-            }
-        }
-        false
-    }
-
-    /// The end of the tick.
-    fn count(&self, started: Duration) -> Duration {
-        let now = self.now();
-        self.metrics.ticks.add(1);
-        self.metrics
-            .tick_nanos
-            .record((now - started).as_nanos() as u64);
-        self.metrics.heartbeat_nanos.set(now.as_nanos() as u64);
-        now
-    }
-
     /// Goes on after a look at the completions if something is left; sleeps otherwise, until the next deadline at most.
     fn rest(&mut self, cx: &mut Context<'_>, now: Duration) -> Rest {
         let deadline = self.next_deadline(now);
         if self.again || self.has_work() || deadline <= now || self.spin.goes_on(now) {
-            self.pump.again();
+            self.runtime.again(cx);
             return Rest::GoesOn;
         }
         let bell = self.mailbox.bell();
         bell.fall_asleep();
         // What came before the bell knew is in the mailbox, or work in the lanes.
         if self.mailbox.is_empty() && !self.shard.has_work() {
-            self.timer.wake_at(&self.clock, deadline, cx);
+            self.runtime.wake_at(deadline, cx);
             Rest::Sleeps
         } else {
             bell.wake_up();
-            self.pump.again();
+            self.runtime.again(cx);
             Rest::GoesOn
         }
     }

@@ -2,34 +2,32 @@
 
 use std::time::Duration;
 
-use rustix::{
-    io::Errno,
-    net::{RecvFlags, recv},
+use rustix::io::Errno;
+
+use crate::{
+    driver::{failures::ended, turns::Taking},
+    identity::SocketId,
+    shard::Closed,
 };
 
-use crate::{driver::failures::ended, identity::SocketId, shard::Closed};
-
 use super::{
+    Interest, Runtime, Stream,
     ready::{self, Slot, Token},
     run::Reactor,
-    socket::Interest,
+    table::slot,
 };
 
 /// Most tokens taken from the ready list in a tick, so that a tick stays short: at 1-2 µs a read, about a millisecond.
 const TOKENS: usize = 512;
-/// Bytes read from a link by one call: more would only leave the caches before the shard looks at them.
-pub(super) const LINK_READ: usize = 256 << 10;
-/// Least bytes of the budget that a link gets in its turn: less is not worth a system call.
-const LEAST: usize = 4 << 10;
 
-impl Reactor {
+impl<R: Runtime> Reactor<R> {
     /// Goes through the ready list: reads clients, queues links, notes the rest.
     pub(super) fn take_ready(&mut self, now: Duration) {
         for _ in 0..TOKENS {
             let Some(token) = ready::pop() else { return };
             self.taken += 1;
             match token {
-                Token::Bell => self.bell_rang(),
+                Token::Bell => self.runtime.bell_rang(self.mailbox.bell()),
                 Token::Listener(at) => self.listener_ready(at),
                 Token::Read(slot) => self.readable(now, slot, token),
                 Token::Write(slot) => self.writable(slot, token),
@@ -51,51 +49,37 @@ impl Reactor {
             }
             SocketId::Link(_) => {
                 socket.read = Interest::Ready;
-                self.links.push_back(socket.id);
+                self.links.line_up(socket.id);
             }
         }
     }
 
-    /// Reads links with data, round after round, until the tick's budget is used or nothing is left.
-    ///
-    /// In every round each link gets an equal part of what is left. (Bytes can be cut anywhere, so no link is owed anything
-    /// from one round to the next, and there are no deficits to keep.) Who has not had its turn is first in the next tick. Says how
-    /// many bytes that were.
-    pub(super) fn read_links(&mut self, now: Duration) -> usize {
-        let mut left = self.budget.bytes();
-        while left > 0 && !self.links.is_empty() {
-            let part = (left / self.links.len()).max(LEAST);
-            for _ in 0..self.links.len() {
-                if left == 0 {
-                    break;
-                }
-                left -= self.read_link(now, part.min(left));
-            }
+    /// Reads links with data, in turns. Says what they have taken.
+    pub(super) fn read_links(&mut self, now: Duration) -> Taking {
+        let mut taking = self.links.begin();
+        while let Some((id, most)) = self.links.next(&mut taking) {
+            let bytes = self.read_link(now, id, most);
+            taking.takes(bytes);
         }
-        let taken = self.budget.bytes() - left;
-        if taken > 0 {
-            self.metrics.tick_bytes.record(taken as u64);
+        if taking.taken() > 0 {
+            self.metrics.tick_bytes.record(taking.taken() as u64);
         }
-        taken
+        taking
     }
 
-    /// Reads at most `part` bytes from the link whose turn it is.
-    fn read_link(&mut self, now: Duration, part: usize) -> usize {
-        let Some(id) = self.links.pop_front() else {
-            return 0;
-        };
+    /// Reads at most `most` bytes from the link whose turn it is.
+    fn read_link(&mut self, now: Duration, id: SocketId, most: usize) -> usize {
         match self.table.get(id) {
             Some(socket) if socket.read.is_ready() => socket.read = Interest::Idle,
             _ => return 0,
         }
-        let wanted = part.min(LINK_READ);
-        let taken = self.read(now, id, wanted);
-        if taken == wanted
+        let taken = self.read(now, id, most);
+        if taken == most
             && let Some(socket) = self.table.get(id)
         {
             // There may be more: it stays in line instead of waiting. (It also stands in `rearm`, which leaves it alone.)
             socket.read = Interest::Ready;
-            self.links.push_back(id);
+            self.links.line_up(id);
         }
         taken
     }
@@ -110,18 +94,17 @@ impl Reactor {
             return 0;
         };
         let buffer = &mut self.buffer[..limit];
-        let received = self
-            .sheet
-            .kernel(|| recv(&socket.fd, &mut *buffer, RecvFlags::DONTWAIT));
+        let waker = Token::Read(slot(id)).waker();
+        let received = self.sheet.kernel(|| socket.fd.recv(buffer, &waker));
         match received {
-            Ok((_, 0)) => self.lost(now, id, Closed::Eof),
-            Ok((_, n)) => {
+            Ok(0) => self.lost(now, id, Closed::Eof),
+            Ok(n) => {
                 let received = match id {
                     SocketId::Conn(_) => &self.metrics.received_bytes_client,
                     SocketId::Link(_) => &self.metrics.received_bytes_logic,
                 };
                 received.add(n as u64);
-                self.shard.bytes(now, id, &mut buffer[..n]);
+                self.shard.bytes(now, id, &mut self.buffer[..n]);
                 self.rearm.push(id);
                 return n;
             }

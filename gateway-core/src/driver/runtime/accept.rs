@@ -12,12 +12,7 @@ use crate::{
     identity::SocketId,
 };
 
-use super::{
-    ready::Token,
-    run::Reactor,
-    socket::{Fd, Interest},
-    table::Socket,
-};
+use super::{Interest, Runtime, Token, Watched, run::Reactor, table::Socket};
 
 /// Most connections accepted from one listener in a tick: a storm of them must not hold up those who are in.
 const ACCEPTS: usize = 64;
@@ -33,10 +28,10 @@ pub(super) enum Peers {
 
 /// A listening socket. It is watched for readiness and accepted from in a loop, so there is never an accept pending whose
 /// socket could get lost.
-pub(super) struct Listener {
-    fd: Fd,
+pub(super) struct Listener<L: Watched> {
+    fd: L,
     peers: Peers,
-    interest: Interest,
+    interest: Interest<L::Wait>,
     state: State,
     rest: Rest,
 }
@@ -52,9 +47,9 @@ enum State {
     Closing,
 }
 
-impl Listener {
+impl<L: Watched> Listener<L> {
     /// A listener that is tried at once.
-    pub(super) fn new(fd: Fd, peers: Peers) -> Self {
+    pub(super) fn new(fd: L, peers: Peers) -> Self {
         Self {
             fd,
             peers,
@@ -81,7 +76,7 @@ impl Listener {
     /// Closes it. What still waits in the backlog is reset.
     pub(super) fn hang_up(self) {
         // A pending poll completes by that, and lets go of the descriptor.
-        self.fd.shutdown(Shutdown::Both);
+        self.fd.shut_down(Shutdown::Both);
     }
 
     /// When it wants to be tried again without being ready.
@@ -98,7 +93,7 @@ impl Listener {
     }
 }
 
-impl Reactor {
+impl<R: Runtime> Reactor<R> {
     /// Accepts from all listeners that have connections.
     pub(super) fn accept(&mut self, now: Duration) {
         for at in 0..self.listeners.len() {
@@ -110,19 +105,16 @@ impl Reactor {
                 listener.hang_up();
                 continue;
             }
-            if let State::Waiting = next
-                && listener.interest.is_idle()
-            {
-                listener
-                    .fd
-                    .await_readable(&mut listener.interest, Token::Listener(at));
+            if let State::Waiting = next {
+                let Listener { fd, interest, .. } = &mut listener;
+                interest.wait(Token::Listener(at), |waker| fd.await_readable(waker));
             }
             listener.state = next;
             self.listeners[at] = Some(listener);
         }
     }
 
-    fn accept_from(&mut self, listener: &mut Listener, now: Duration) -> State {
+    fn accept_from(&mut self, listener: &mut Listener<R::Listener>, now: Duration) -> State {
         for _ in 0..ACCEPTS {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let accepted = self.sheet.kernel(|| acceptfrom_with(&listener.fd, flags));
@@ -150,7 +142,7 @@ impl Reactor {
     }
 
     fn opened(&mut self, now: Duration, peers: Peers, fd: OwnedFd, peer: SocketAddr) {
-        let Ok(fd) = Fd::new(fd) else {
+        let Ok(fd) = Watched::new(fd) else {
             self.metrics.accept_errors.count("memory");
             return;
         };
@@ -170,7 +162,7 @@ impl Reactor {
             let Some(moved) = self.mailbox.next_socket() else {
                 return;
             };
-            let Ok(fd) = Fd::new(moved.fd) else {
+            let Ok(fd) = Watched::new(moved.fd) else {
                 self.metrics.accept_errors.count("memory");
                 continue;
             };
@@ -189,23 +181,7 @@ impl Reactor {
         }
     }
 
-    /// Waits for the bell.
-    pub(super) fn await_bell(&mut self) {
-        if self.bell_interest.is_idle() {
-            self.bell
-                .await_readable(&mut self.bell_interest, Token::Bell);
-        }
-    }
-
-    /// The bell rang: nothing to do but to wait for the next time, since every tick looks into the mailbox.
-    pub(super) fn bell_rang(&mut self) {
-        if self.bell_interest.take_ready(Token::Bell) {
-            self.mailbox.bell().silence();
-            self.await_bell();
-        }
-    }
-
-    fn insert(&mut self, mut socket: Socket) {
+    fn insert(&mut self, mut socket: Socket<R::Stream>) {
         let id = socket.id;
         // A socket that was given up by the shard in this very tick may still stand in the slot.
         if let Some(forgotten) = self.table.remove_stale(id) {

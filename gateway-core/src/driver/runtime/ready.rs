@@ -12,7 +12,7 @@ use std::{
 
 /// What is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(in crate::driver) enum Token {
     /// The bell rang.
     Bell,
     /// A listener has connections.
@@ -25,7 +25,7 @@ pub(super) enum Token {
 
 /// A place in the table of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slot {
+pub(in crate::driver) enum Slot {
     /// Of a client.
     Conn(usize),
     /// Of a logic service.
@@ -65,7 +65,7 @@ pub(super) fn clear() {
 
 impl Token {
     /// A waker that adds this token to the ready list of the thread it is woken on.
-    pub(super) fn waker(self) -> Waker {
+    pub(in crate::driver) fn waker(self) -> Waker {
         // SAFETY: the vtable's functions only turn the pointer back into the number it is; nothing is dereferenced,
         // owned or freed, so cloning, dropping and sending it elsewhere are harmless.
         #[allow(unsafe_code)]
