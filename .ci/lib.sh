@@ -16,10 +16,12 @@ ulimit -S -n "$(ulimit -H -n)"
 # The gateway under test. `RINGWAY=/path/to/ringway` tests another build.
 export RINGWAY=${RINGWAY:-$root/target/release/ringway}
 
-# Every driver, as `shards.driver` names it; the first is the one that `auto` takes. What needs another build than the usual one
-# says so in `driver_features`.
-drivers=(monoio uring epoll)
-declare -A driver_features=()
+# What is built and tested: the whole workspace with every driver. The same features everywhere, so that nothing is built twice;
+# that it builds without them is a suite of its own, which only checks.
+workspace=(--workspace --features gateway-core/glommio)
+
+# Every driver, as `shards.driver` names it; the first is the one that `auto` takes.
+drivers=(uring monoio epoll glommio)
 
 # on_driver NAME COMMAND...: gateways that COMMAND starts run on that driver.
 on_driver() {
@@ -32,7 +34,7 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # Builds the gateway, unless the caller names one.
 need_gateway() {
-    [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet --workspace --bin ringway
+    [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet "${workspace[@]}" --bin ringway
 }
 
 # once COMMAND...: nobody else installs meanwhile.

@@ -16,7 +16,8 @@ pub struct Shards {
     #[schemars(inner(range(min = 0, max = 65_535)))]
     pub cores: Vec<usize>,
     /// What moves the bytes: `auto` (the best that this build and host can do), `uring` (a bare io_uring), `monoio` (on
-    /// io_uring, or with a warning on epoll), `epoll` (monoio, always on epoll) or `glommio`.
+    /// io_uring, or with a warning on epoll), `epoll` (monoio, always on epoll) or `glommio` (only in builds with the cargo feature
+    /// `glommio`).
     pub driver: DriverChoice,
 }
 
@@ -33,7 +34,7 @@ pub enum DriverChoice {
     Monoio,
     /// monoio on epoll, also where io_uring is allowed.
     Epoll,
-    /// glommio, or refuse to start.
+    /// glommio, or refuse to start: only in builds with the cargo feature `glommio`.
     Glommio,
 }
 

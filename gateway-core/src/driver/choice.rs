@@ -89,10 +89,21 @@ fn find(choice: DriverChoice) -> Result<Driver, String> {
             Err(error) => Err(format!("io_uring is not available here: {error}")),
         },
         DriverChoice::Epoll => Ok(Driver::MonoioEpoll),
-        DriverChoice::Glommio => {
-            Err("this build does not have it (cargo feature \"glommio\")".to_owned())
-        }
+        DriverChoice::Glommio => glommio(),
     }
+}
+
+#[cfg(feature = "glommio")]
+fn glommio() -> Result<Driver, String> {
+    match super::glommio::probe() {
+        Ok(()) => Ok(Driver::Glommio),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(not(feature = "glommio"))]
+fn glommio() -> Result<Driver, String> {
+    Err("this build does not have it: one with `--features gateway-core/glommio` does".to_owned())
 }
 
 /// The first of [`PREFERRED`] that works here, or epoll.

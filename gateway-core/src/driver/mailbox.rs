@@ -4,9 +4,10 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst, fence},
     },
+    task::Waker,
     time::Duration,
 };
 
@@ -130,6 +131,8 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct Bell {
     eventfd: OwnedFd,
+    /// Woken instead, if there is one.
+    waker: Mutex<Option<Waker>>,
     asleep: AtomicBool,
 }
 
@@ -137,8 +140,14 @@ impl Bell {
     fn new() -> io::Result<Self> {
         Ok(Self {
             eventfd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            waker: Mutex::new(None),
             asleep: AtomicBool::new(false),
         })
+    }
+
+    /// From now on ringing wakes this, and leaves the descriptor alone: for an owner that other threads can wake by itself.
+    pub fn wake_with(&self, waker: Option<Waker>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = waker;
     }
 
     /// Says that the owner is about to sleep. If something has come meanwhile it must not.
@@ -162,7 +171,11 @@ impl Bell {
         fence(SeqCst);
         // Of several that ring, one pays for the system call.
         if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
-            let _ = write(&self.eventfd, &1u64.to_ne_bytes());
+            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*waker {
+                Some(waker) => waker.wake_by_ref(),
+                None => _ = write(&self.eventfd, &1u64.to_ne_bytes()),
+            }
         }
     }
 }
@@ -176,6 +189,8 @@ impl AsFd for Bell {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::atomic::AtomicUsize, task::Wake};
+
     use super::*;
 
     fn is_rung(bell: &Bell) -> bool {
@@ -194,6 +209,31 @@ mod tests {
         port.ring();
         assert!(is_rung(mailbox.bell()));
         assert!(!is_rung(mailbox.bell()));
+    }
+
+    #[test]
+    fn an_owner_with_a_waker_is_woken_by_that() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, SeqCst);
+            }
+        }
+        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let (port, mailbox) = mailbox(1).unwrap();
+        mailbox.bell().wake_with(Some(Arc::clone(&woken).into()));
+        port.ring();
+        mailbox.bell().fall_asleep();
+        port.ring();
+        port.ring();
+        assert_eq!(woken.0.load(SeqCst), 1);
+        assert!(!is_rung(mailbox.bell()));
+
+        mailbox.bell().wake_with(None);
+        assert_eq!(Arc::strong_count(&woken), 1, "its waker is gone");
+        mailbox.bell().fall_asleep();
+        port.ring();
+        assert!(is_rung(mailbox.bell()));
     }
 
     /// Two threads, one that sends and one that sleeps whenever it finds nothing: a lost wake would hang it.

@@ -40,6 +40,8 @@ use crate::{shard::Shard, timesheet::Timesheet};
 pub mod budget;
 mod choice;
 mod failures;
+#[cfg(feature = "glommio")]
+pub mod glommio;
 pub mod listen;
 pub mod mailbox;
 pub mod monoio;
@@ -63,6 +65,9 @@ pub enum Driver {
     MonoioRing(monoio::RingFlags),
     /// monoio on epoll.
     MonoioEpoll,
+    /// glommio.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 /// The monotonic clock that all shards of a process share.
@@ -101,6 +106,8 @@ impl Driver {
             Self::Uring => uring::run(seat, up),
             Self::MonoioRing(flags) => monoio::run_on_ring(flags, seat, up),
             Self::MonoioEpoll => monoio::run_on_epoll(seat, up),
+            #[cfg(feature = "glommio")]
+            Self::Glommio => glommio::run(seat, up),
         }
     }
 }
@@ -111,6 +118,8 @@ impl fmt::Display for Driver {
             Self::Uring => "uring",
             Self::MonoioRing(_) => "monoio (io_uring)",
             Self::MonoioEpoll => "monoio (epoll)",
+            #[cfg(feature = "glommio")]
+            Self::Glommio => "glommio",
         })
     }
 }

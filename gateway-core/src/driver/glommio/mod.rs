@@ -1,0 +1,82 @@
+//! The glommio driver: sockets and timers of the glommio runtime, on its three rings.
+//!
+//! What it shares with other runtimes is in [`runtime`](super::runtime). Particular to glommio:
+//!
+//! - It tells readiness only by way of a read that found nothing, so its own nonblocking calls do the reading and sending
+//!   (`socket.rs`).
+//! - Its wakers may be woken from any thread: the bell is one.
+//! - It takes completions only when no task can run. A tick with work left over therefore does not wake itself; it lets
+//!   a timer do so that is due at once (`timer.rs`).
+
+use std::{
+    io,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+use super::{
+    Clock, Seat,
+    mailbox::Bell,
+    runtime::{self, Runtime},
+};
+
+mod probe;
+mod socket;
+mod timer;
+
+pub use probe::probe;
+use socket::{Door, Socket};
+use timer::Timer;
+
+/// Requests that fit into a ring before they must be handed over: glommio keeps the others in a queue.
+const ENTRIES: usize = 1024;
+
+/// Runs a shard on an executor of this thread's own.
+///
+/// # Errors
+/// The kernel refuses a ring, or too little memory may be locked.
+pub fn run(seat: Seat, up: impl FnOnce()) -> io::Result<()> {
+    builder().make()?.run(runtime::run::<Glommio>(seat, up))
+}
+
+/// Unbound: the thread is where it should be already, and the shard has a spin of its own.
+fn builder() -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(Placement::Unbound)
+        .ring_depth(ENTRIES)
+        // For files, of which there are none.
+        .io_memory(0)
+}
+
+struct Glommio {
+    clock: Clock,
+    timer: Timer,
+}
+
+impl Runtime for Glommio {
+    type Stream = Socket;
+    type Listener = Door;
+
+    fn start(tick: &Waker, clock: Clock, bell: &Bell) -> io::Result<Self> {
+        bell.wake_with(Some(tick.clone()));
+        let timer = Timer::new();
+        Ok(Self { clock, timer })
+    }
+
+    /// It wakes the tick without a token.
+    fn bell_rang(&mut self, _: &Bell) {}
+
+    fn again(&mut self, cx: &mut Context<'_>) {
+        self.timer.wake_now(cx);
+    }
+
+    fn wake_at(&mut self, deadline: Duration, cx: &mut Context<'_>) {
+        self.timer.wake_at(&self.clock, deadline, cx);
+    }
+
+    /// Wakers go while the executor is there: it would not free a task whose last waker goes later.
+    fn end(self, bell: &Bell) {
+        bell.wake_with(None);
+    }
+}
