@@ -10,6 +10,7 @@ use gateway_proto::{
     v1::{self, RejectReason, Scope, logic_frame::Body as Down},
 };
 use world::{
+    ACKS_WAIT,
     logic::{pushing, to, to_everyone, to_topic, to_user, to_users},
     user_of, world,
 };
@@ -171,6 +172,33 @@ fn a_push_that_closes_a_slow_connection_reaches_the_users_other_ones() {
 }
 
 #[test]
+fn acks_wait_for_company_but_not_for_long() {
+    let mut world = world(1, |_| {});
+    world.connect(0, "/ws?user=alice");
+    let logic = world.logic(0);
+    world.service(logic).hello(pushing(Scope::Shard));
+    world.settle();
+    world.service(logic).push(to_user("alice", "alone"));
+    world.settle();
+    assert_eq!(world.service(logic).acked(), 0);
+    world.pass(ACKS_WAIT);
+    assert_eq!(world.service(logic).acked(), 1);
+    // A receipt takes the ack along.
+    let mut asked = to_user("alice", "asked");
+    let delivery = asked.delivery.get_or_insert_default();
+    delivery.set_receipt(v1::ReceiptMode::Counts);
+    world.service(logic).push(asked);
+    world.settle();
+    assert_eq!(world.service(logic).acked(), 2);
+    // Many do not wait.
+    for _ in 0..64 {
+        world.service(logic).push(to_user("alice", "many"));
+    }
+    world.settle();
+    assert_eq!(world.service(logic).acked(), 66);
+}
+
+#[test]
 fn slow_client_does_not_stall_others() {
     let mut world = world(1, |config| config.outbox.max_messages = 50);
     let (slow, fast) = (
@@ -186,6 +214,7 @@ fn slow_client_does_not_stall_others() {
         world.settle();
     }
     assert_eq!(world.client(fast).texts().len(), 200);
+    world.pass(ACKS_WAIT);
     assert_eq!(world.service(logic).acked(), 400);
     let dropped = world.metrics[0]
         .drops

@@ -9,7 +9,7 @@ use gateway_proto::v1::{self, Outcome, ReceiptMode, Resume, Scope, logic_frame::
 use h2_stream::Code;
 use proptest::prelude::*;
 use world::{
-    LogicId, World,
+    ACKS_WAIT, LogicId, World,
     logic::{in_session, pushing, to_user},
     user_of, world,
 };
@@ -64,6 +64,7 @@ fn a_broken_stream_goes_on_behind_the_newest_command_that_was_taken() {
         push(&mut world, second, sequence, "alice");
     }
     world.settle();
+    world.pass(ACKS_WAIT);
     assert_eq!(world.client(client).texts(), ["1", "2", "5", "6"]);
     assert_eq!(world.service(second).acked(), 6);
     assert_eq!(world.service(second).rejections(), []);
@@ -82,6 +83,7 @@ fn duplicates_alone_are_acknowledged_too() {
     let second = open(&mut world, Scope::Shard, token);
     push(&mut world, second, 3, "nobody");
     world.settle();
+    world.pass(ACKS_WAIT);
     assert_eq!(world.service(second).acked(), 3);
     // Within one stream a sequence that does not rise stays a mistake.
     push(&mut world, second, 3, "nobody");
@@ -110,6 +112,7 @@ fn a_newer_stream_ends_the_one_whose_place_it_takes() {
     world.cut(old);
     push(&mut world, new, 2, "nobody");
     world.settle();
+    world.pass(ACKS_WAIT);
     assert_eq!(world.service(new).acked(), 2);
 }
 
@@ -166,6 +169,7 @@ fn who_does_not_know_the_token_is_refused_and_the_other_one_stays() {
     assert_eq!(world.metrics[0].session_clashes.get(), 2);
     push(&mut world, honest, 2, "nobody");
     world.settle();
+    world.pass(ACKS_WAIT);
     assert_eq!(world.service(honest).acked(), 2);
 }
 

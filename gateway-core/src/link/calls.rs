@@ -8,7 +8,7 @@ use gateway_proto::{
     plain::{self, Plain},
     v1,
 };
-use h2_stream::{Status, StreamId};
+use h2_stream::{Counters, Status, StreamId};
 use prost::{DecodeError, Message as _};
 
 use super::{
@@ -232,6 +232,22 @@ impl Link {
             stream,
             Status::new(h2_stream::Code::InvalidArgument, detail),
         )
+    }
+
+    /// Counts what never became a call, and how a connection broke; the rest is counted where it is dealt with.
+    pub(super) fn count_refused(&mut self) {
+        let before = std::mem::replace(&mut self.counted, *self.server.counters());
+        let now = &self.counted;
+        let requests = |c: &Counters| {
+            c.wrong_method + c.wrong_content_type + c.bad_timeout + c.unknown_encoding
+        };
+        let errors = &self.metrics.stream_errors;
+        errors.add("bad_request", requests(now) - requests(&before));
+        errors.add(
+            "link_protocol",
+            now.protocol_errors - before.protocol_errors,
+        );
+        errors.add("keepalive", now.unanswered_pings - before.unanswered_pings);
     }
 
     /// Ends a stream from our side, behind the ack of everything that was dealt with.

@@ -404,22 +404,6 @@ impl Link {
             .collect()
     }
 
-    /// Counts what never became a call, and how a connection broke; the rest is counted where it is dealt with.
-    fn count_refused(&mut self) {
-        let before = std::mem::replace(&mut self.counted, *self.server.counters());
-        let now = &self.counted;
-        let requests = |c: &Counters| {
-            c.wrong_method + c.wrong_content_type + c.bad_timeout + c.unknown_encoding
-        };
-        let errors = &self.metrics.stream_errors;
-        errors.add("bad_request", requests(now) - requests(&before));
-        errors.add(
-            "link_protocol",
-            now.protocol_errors - before.protocol_errors,
-        );
-        errors.add("keepalive", now.unanswered_pings - before.unanswered_pings);
-    }
-
     fn on_event(&mut self, event: ServerEvent) -> Option<Input> {
         match event {
             ServerEvent::Request { stream, method, .. } => self.on_request(stream, &method),

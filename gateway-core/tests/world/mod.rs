@@ -28,6 +28,9 @@ use logic::Logic;
 /// The run of the gateway.
 pub const EPOCH: u64 = 77;
 
+/// How long an ack waits for company at most.
+pub const ACKS_WAIT: Duration = Duration::from_millis(2);
+
 /// A client of the world, whatever shard its socket is on.
 pub type ClientId = usize;
 /// A logic service's connection.
