@@ -268,6 +268,7 @@ impl Outcome {
     pub const COUNT: usize = 8;
 
     /// The label in `ringway_drops_total`; `None` for what was written.
+    #[inline]
     #[must_use]
     pub fn drop_label(self) -> Option<&'static str> {
         match self {

@@ -155,6 +155,7 @@ impl Batch {
     }
 
     /// Adds a frame.
+    #[inline]
     pub fn append(&mut self, now: Duration, frame: Frame<'_>, meta: Meta<'_>) {
         let control = meta.kind != Kind::Message;
         if control {

@@ -19,6 +19,7 @@ pub struct Dirty {
 
 impl Dirty {
     /// A connection has something to send, or has landed with more pending.
+    #[inline]
     pub fn add(&mut self, id: ConnId, conn: &mut Conn, urgent: bool) {
         conn.urgent |= urgent;
         if conn.outbox.is_flying() {

@@ -36,6 +36,7 @@ impl Ledger {
         }
     }
 
+    #[inline]
     fn count(&self, outcome: Outcome) {
         if let Some(label) = outcome.drop_label()
             && !mutation::is_off(Rule::DropCount)

@@ -103,6 +103,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Full`] when nothing can give way and the setting is to close such connections; the frame was not taken.
+    #[inline]
     pub fn push(
         &mut self,
         pool: &mut Pool,

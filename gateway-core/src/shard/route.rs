@@ -404,6 +404,7 @@ impl Shard {
     }
 
     /// Appends a message to one outbox. Whether it got there.
+    #[inline]
     pub(super) fn deliver(
         &mut self,
         now: Duration,
