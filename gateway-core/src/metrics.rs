@@ -308,6 +308,8 @@ pub struct Metrics {
     pub session_clashes: Counter,
     /// Sessions that were forgotten before their time, or not taken in at all.
     pub sessions_evicted: Counter,
+    /// Users that lost their subscriptions when their last connection ended.
+    pub subscribers_forgotten: Counter,
 
     /// Messages that crossed to another shard, by kind ([`CROSSINGS`]).
     pub crossings: Family,
@@ -379,6 +381,7 @@ impl Metrics {
             events_resent: Counter::default(),
             session_clashes: Counter::default(),
             sessions_evicted: Counter::default(),
+            subscribers_forgotten: Counter::default(),
             crossings: Family::new(CROSSINGS),
             drops: Family::new(DROPS),
             rejected: Family::new(REJECTIONS),

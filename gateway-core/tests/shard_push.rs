@@ -406,3 +406,29 @@ fn a_burst_within_one_tick_does_not_make_a_client_slow() {
     assert_eq!(world.client(client).texts().len(), 1010);
     assert_eq!(world.client(client).closed(), None);
 }
+
+#[test]
+fn users_that_leave_beyond_the_bound_lose_their_subscriptions() {
+    let mut world = world(1, |config| config.limits.max_offline_users = 1);
+    let logic = world.logic(0);
+    world.service(logic).hello(pushing(Scope::Shard));
+    let users = ["/ws?user=alice", "/ws?user=bob"];
+    let clients = users.map(|user| world.connect(0, user));
+    for user in ["alice", "bob"] {
+        world.service(logic).command(subscribe(user, "news"));
+    }
+    world.settle();
+    for client in clients {
+        world.reset(client);
+        world.settle();
+    }
+    let [alice, bob] = users.map(|user| world.connect(0, user));
+    world.service(logic).push(to_topic("news", "hello"));
+    world.settle();
+    assert_eq!(world.client(alice).texts(), ["hello"]);
+    assert!(world.client(bob).texts().is_empty());
+    assert_eq!(
+        world.total(|metrics| metrics.subscribers_forgotten.get()),
+        1
+    );
+}

@@ -116,6 +116,11 @@ const COUNTERS: &[Single] = &[
         "Sessions forgotten before their time (sessions.max).",
         |m| &m.sessions_evicted,
     ),
+    (
+        "ringway_subscribers_forgotten_total",
+        "Users that lost their subscriptions when their last connection ended (limits.max_offline_users).",
+        |m| &m.subscribers_forgotten,
+    ),
     ("ringway_sends_total", "Send calls for clients.", |m| {
         &m.sends
     }),

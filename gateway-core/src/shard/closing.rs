@@ -128,6 +128,7 @@ impl Shard {
         if let Some(user) = user {
             self.directory.changed(&self.users.get(user).id);
             self.users.remove_conn(user, id);
+            self.bound_offline_users(user);
             self.metrics.users.set(self.users.online() as u64);
         }
         if let Some(conn) = self.conns.get_mut(id) {

@@ -2,7 +2,7 @@
 
 use gateway_proto::v1::RejectReason;
 
-use super::{Shard, route::Done, topics::TooMany};
+use super::{Shard, registry::UserIndex, route::Done, topics::TooMany};
 use crate::{command::Who, link::Rejection};
 
 impl Shard {
@@ -32,6 +32,16 @@ impl Shard {
                 let detail = "a bound on topics was reached: limits.max_topics, limits.max_topics_per_user or limits.max_offline_users";
                 Done::Refused(Rejection::new(RejectReason::Overloaded, detail))
             }
+        }
+    }
+
+    /// A connection of the user has gone. If it was the last one, and too many are remembered already, the user loses its
+    /// subscriptions: whoever comes back is subscribed again by its service, and memory stays bounded.
+    pub(super) fn bound_offline_users(&mut self, user: UserIndex) {
+        if self.users.offline() > self.gateway.config.limits.max_offline_users {
+            self.topics.user_goes(&mut self.users, user);
+            self.users.tidy(user);
+            self.metrics.subscribers_forgotten.add(1);
         }
     }
 

@@ -114,6 +114,14 @@ impl Topics {
         self.tidy(topic);
     }
 
+    /// Takes a user without connections out of all topics.
+    pub fn user_goes(&mut self, users: &mut Users, user: UserIndex) {
+        while let Some(topic) = users.get_mut(user).topics.pop() {
+            self.slab[topic as usize].users -= 1;
+            self.tidy(topic);
+        }
+    }
+
     /// Adds one connection.
     ///
     /// # Errors
