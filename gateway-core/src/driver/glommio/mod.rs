@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use super::{
     Clock, Seat,
@@ -38,15 +38,22 @@ const ENTRIES: usize = 1024;
 /// # Errors
 /// The kernel refuses a ring, or too little memory may be locked.
 pub fn run(seat: Seat, up: impl FnOnce()) -> io::Result<()> {
-    builder().make()?.run(runtime::run::<Glommio>(seat, up))
+    executor()?.run(runtime::run::<Glommio>(seat, up))
 }
 
-/// Unbound: the thread is where it should be already, and the shard has a spin of its own.
-fn builder() -> LocalExecutorBuilder {
-    LocalExecutorBuilder::new(Placement::Unbound)
+/// An executor of this thread's own. The thread that it keeps for files (of which there are none) would be a second one of the
+/// shard's name: threads begin with the name of the one that starts them.
+fn executor() -> io::Result<LocalExecutor> {
+    let shard = rustix::thread::name()?;
+    rustix::thread::set_name(c"glommio-files")?;
+    // Unbound: the thread is where it should be already, and the shard has a spin of its own.
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .ring_depth(ENTRIES)
-        // For files, of which there are none.
+        // For files, too.
         .io_memory(0)
+        .make();
+    rustix::thread::set_name(&shard)?;
+    Ok(executor?)
 }
 
 struct Glommio {

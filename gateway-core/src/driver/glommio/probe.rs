@@ -54,7 +54,7 @@ fn try_executor() -> io::Result<()> {
         let message = format!("the kernel's io_uring lacks {name} (Linux 5.8)");
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
-    super::builder().make()?.run(async {
+    super::executor()?.run(async {
         // Goes through a ring.
         glommio::timer::sleep(std::time::Duration::from_nanos(1)).await;
     });
