@@ -33,6 +33,10 @@ use timer::Timer;
 /// Requests that fit into a ring before they must be handed over: glommio keeps the others in a queue.
 const ENTRIES: usize = 1024;
 
+/// When glommio is to interrupt tasks. There is one, and its ticks are short. Should the timer go off before a task that is to run
+/// has run, the executor would sleep over it, as happens when the thread does not get its CPU for a while.
+const NEVER: Duration = Duration::from_hours(24);
+
 /// Runs a shard on an executor of this thread's own.
 ///
 /// # Errors
@@ -49,6 +53,7 @@ fn executor() -> io::Result<LocalExecutor> {
     // Unbound: the thread is where it should be already, and the shard has a spin of its own.
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .ring_depth(ENTRIES)
+        .preempt_timer(NEVER)
         // For files, too.
         .io_memory(0)
         .make();
