@@ -241,7 +241,7 @@ pub struct Tick {
     /// Most bytes read from one client.
     #[schemars(range(min = 1 << 10, max = 1 << 30))]
     pub conn_bytes: usize,
-    /// Most deliveries of a wide fan-out, and most sends, before single pushes go between.
+    /// Most deliveries of a wide fan-out, and most sends (fewer once they have taken 500 µs), before single pushes go between.
     #[schemars(range(min = 1, max = 1 << 16))]
     pub slice: usize,
     /// Most batches taken from lanes.
@@ -290,7 +290,7 @@ pub struct Limits {
     /// Most topics of one user or connection.
     #[schemars(range(min = 0, max = 1 << 20))]
     pub max_topics_per_user: usize,
-    /// Most users with subscriptions but without connections.
+    /// Most users with subscriptions but without connections; whoever leaves beyond that loses its subscriptions.
     #[schemars(range(min = 0, max = 1 << 30))]
     pub max_offline_users: usize,
     /// Most users of one push.

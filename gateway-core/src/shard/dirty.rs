@@ -1,6 +1,6 @@
 //! Which connection is sent to next: single pushes before floods and wide fan-outs.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use super::{conn::Conn, registry::Conns};
 use crate::identity::ConnId;
@@ -15,7 +15,18 @@ pub struct Dirty {
     later: VecDeque<ConnId>,
     /// Sends of this slice.
     flushed: usize,
+    /// Urgent ones since the last of the others.
+    in_a_row: usize,
+    /// When this slice has lasted long enough.
+    until: Duration,
 }
+
+/// How long the sends of a slice may take: whoever comes meanwhile waits for its end. Large messages cost the kernel more
+/// than small ones.
+const LONGEST: Duration = Duration::from_micros(500);
+
+/// Every fourth send is for those that are not urgent, so that they are not held up for ever.
+const URGENT_IN_A_ROW: usize = 3;
 
 impl Dirty {
     /// A connection has something to send, or has landed with more pending.
@@ -40,11 +51,24 @@ impl Dirty {
         self.flushed = 0;
     }
 
-    /// The next one of a slice of `slice` sends. Urgent ones go first; a quarter of the slice is for the others, so that
-    /// they are not held up for ever.
+    /// A send begins, whether it was its turn or its socket has room again. Once the sends of this slice have lasted long
+    /// enough, none follows.
+    pub fn sends(&mut self, now: Duration, conn: &mut Conn) {
+        if !conn.outbox.is_flying() {
+            // All that is pending leaves: what comes next is not urgent for its sake.
+            conn.urgent = false;
+        }
+        if self.flushed <= 1 {
+            self.until = now + LONGEST;
+        } else if now >= self.until {
+            self.flushed = usize::MAX;
+        }
+    }
+
+    /// The next one of a slice of `slice` sends, of fewer if they take long. Urgent ones go first, as a rule.
     pub fn next(&mut self, conns: &mut Conns, slice: usize) -> Option<ConnId> {
         while self.flushed < slice {
-            let urgent_first = self.flushed < slice - slice / 4 || self.later.is_empty();
+            let urgent_first = self.in_a_row < URGENT_IN_A_ROW || self.later.is_empty();
             let soon = urgent_first.then(|| self.soon.pop_front()).flatten();
             let id = soon.or_else(|| self.later.pop_front());
             let conn = conns.get_mut(id?);
@@ -56,8 +80,8 @@ impl Dirty {
                     &mut queued.later
                 }) = false;
                 if conn.outbox.is_ready() {
-                    conn.urgent = false;
                     self.flushed += 1;
+                    self.in_a_row = soon.map_or(0, |_| self.in_a_row + 1);
                     return Some(id);
                 }
             }
@@ -68,5 +92,101 @@ impl Dirty {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.soon.is_empty() && self.later.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        shard::{
+            batch::Pool,
+            outbox::{Frame, Meta, Outbox},
+        },
+    };
+
+    fn push(conn: &mut Conn) {
+        let frame = Frame {
+            payload: b"hello",
+            ..Frame::default()
+        };
+        let (pool, limits) = (&mut Pool::default(), config::Outbox::default());
+        let drop = &mut |_, _| {};
+        let meta = Meta::default();
+        let pushed = conn
+            .outbox
+            .push(pool, &limits, Duration::ZERO, frame, meta, drop);
+        assert_eq!(pushed, Ok(()));
+    }
+
+    /// Connections with something to send, all of which stand in the queue.
+    fn queued(urgent: usize, others: usize) -> (Dirty, Conns, Vec<ConnId>) {
+        let mut dirty = Dirty::default();
+        let mut conns = Conns::new(0, urgent + others, 1);
+        let ids = (0..urgent + others).map(|at| {
+            let mut conn = Conn::for_tests();
+            push(&mut conn);
+            let id = conns.insert(conn).unwrap();
+            dirty.add(id, conns.get_mut(id).unwrap(), at < urgent);
+            id
+        });
+        let ids = ids.collect();
+        (dirty, conns, ids)
+    }
+
+    /// The sends of one slice, each of which takes so long.
+    fn slice(dirty: &mut Dirty, conns: &mut Conns, sends: usize, each: Duration) -> Vec<ConnId> {
+        let mut now = Duration::ZERO;
+        dirty.begin();
+        std::iter::from_fn(|| {
+            let next = dirty.next(conns, sends)?;
+            dirty.sends(now, conns.get_mut(next)?);
+            now += each;
+            Some(next)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_slice_ends_with_its_last_send_or_when_it_has_lasted_long_enough() {
+        let (mut dirty, mut conns, _) = queued(0, 100);
+        let micros = Duration::from_micros;
+        let mut took = |each| slice(&mut dirty, &mut conns, 16, micros(each)).len();
+        assert_eq!([took(2), took(100), took(2_000)], [16, 6, 2]);
+    }
+
+    #[test]
+    fn every_fourth_send_is_for_those_that_are_not_urgent_however_short_slices_are() {
+        for sends in [1, 2, 16] {
+            let (mut dirty, mut conns, ids) = queued(12, 4);
+            let slices = std::iter::from_fn(|| {
+                let ids = slice(&mut dirty, &mut conns, sends, Duration::ZERO);
+                (!ids.is_empty()).then_some(ids)
+            });
+            let order: Vec<ConnId> = slices.flatten().collect();
+            assert_eq!(order.len(), 16);
+            assert_eq!([order[3], order[7], order[11], order[15]], ids[12..]);
+        }
+    }
+
+    #[test]
+    fn a_send_that_came_before_its_turn_leaves_nothing_urgent_behind() {
+        let (mut dirty, mut conns, ids) = queued(2, 0);
+        let first = conns.get_mut(ids[0]).unwrap();
+        // Its socket had room again.
+        dirty.sends(Duration::ZERO, first);
+        first.outbox = Outbox::default();
+        assert_eq!(slice(&mut dirty, &mut conns, 16, Duration::ZERO), [ids[1]]);
+        for (id, urgent) in [(ids[0], false), (ids[1], true)] {
+            let conn = conns.get_mut(id).unwrap();
+            conn.outbox = Outbox::default();
+            push(conn);
+            dirty.add(id, conn, urgent);
+        }
+        assert_eq!(
+            slice(&mut dirty, &mut conns, 16, Duration::ZERO),
+            [ids[1], ids[0]]
+        );
     }
 }

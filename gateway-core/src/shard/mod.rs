@@ -358,6 +358,7 @@ impl Shard {
         match socket {
             SocketId::Conn(id) => match self.conns.get_mut(id) {
                 Some(conn) => {
+                    self.dirty.sends(now, conn);
                     let ledger = &mut self.ledger;
                     let mut drop = |job, outcome| ledger.decide(job, outcome, id);
                     conn.outbox.freeze(&mut self.pool, now, &mut drop)
