@@ -240,6 +240,12 @@ impl Client {
         self.transport.streams.release(id.0, credit);
     }
 
+    /// Bytes of received messages that were not released, on all streams: as many as the server may send less.
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        self.transport.streams.unreleased()
+    }
+
     /// Holds back the call's events; others go on. The server may send until its window is
     /// used up. Only a reset or the deadline is still told.
     pub fn pause(&mut self, id: StreamId) {

@@ -156,6 +156,11 @@ impl Inbound {
         self.owed += bytes;
     }
 
+    /// Credit that was not given back.
+    pub(crate) fn unreleased(&self) -> usize {
+        self.unreleased
+    }
+
     /// Tells `h2` what was given back; it sends WINDOW_UPDATE when it is worth a frame.
     pub(crate) fn settle(&mut self) {
         let owed = std::mem::take(&mut self.owed);

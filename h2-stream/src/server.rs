@@ -191,6 +191,12 @@ impl Server {
         self.transport.streams.release(stream.0, credit);
     }
 
+    /// Bytes of received messages that were not released, on all streams: as many as the client may send less.
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        self.transport.streams.unreleased()
+    }
+
     /// Holds back the stream's events; others go on. The client may send until its window is
     /// used up. Only the stream's reset or deadline is still told.
     pub fn pause(&mut self, stream: StreamId) {

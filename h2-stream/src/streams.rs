@@ -192,6 +192,12 @@ impl Streams {
         }
     }
 
+    /// Credit of all streams that was not given back.
+    pub(crate) fn unreleased(&self) -> usize {
+        let streams = self.map.values();
+        streams.map(|stream| stream.inbound.unreleased()).sum()
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }

@@ -21,6 +21,8 @@ pub struct Meter {
     /// Data of the connection and of its streams.
     sent: i64,
     streams: BTreeMap<u32, i64>,
+    /// The most credit that the connection ever had for what is sent.
+    widest: i64,
     /// Credit of the connection and of its streams.
     given: i64,
     credit: BTreeMap<u32, i64>,
@@ -36,6 +38,7 @@ impl Default for Meter {
             bytes: Vec::new(),
             sent: 0,
             streams: BTreeMap::new(),
+            widest: DEFAULT_WINDOW,
             given: DEFAULT_WINDOW,
             credit: BTreeMap::new(),
             initial: DEFAULT_WINDOW,
@@ -76,14 +79,21 @@ impl Meter {
         self.bytes.drain(..at);
     }
 
-    /// Whether the other way has kept more than half of the credit for what went this way: bytes that were handled long
-    /// ago must have been given back.
+    /// Notes how much may be sent, now that the other side has said something.
+    pub fn note_credit(&mut self, other: &Self) {
+        self.widest = self.widest.max(other.given - self.sent);
+    }
+
+    /// Whether the other way has kept more of the credit for what went this way than an endpoint may whose bytes were
+    /// handled long ago: `h2` sends WINDOW_UPDATE as soon as it is for half of what the sender has left, so a third of a
+    /// window may be missing.
     #[must_use]
     pub fn withheld_by(&self, other: &Self) -> Option<String> {
         let left = other.given - self.sent;
-        if left * 2 < DEFAULT_WINDOW {
+        let window = self.widest.max(DEFAULT_WINDOW);
+        if left * 3 < window * 2 {
             return Some(format!(
-                "a connection has {left} bytes of credit left, {} sent",
+                "a connection has {left} bytes of credit left of {window}, {} sent",
                 self.sent
             ));
         }
@@ -91,7 +101,7 @@ impl Meter {
         let streams = self.streams.iter().filter(|(stream, _)| open(stream));
         for (stream, sent) in streams {
             let left = other.initial + other.credit.get(stream).unwrap_or(&0) - sent;
-            if left * 2 < other.initial {
+            if left * 3 < other.initial * 2 {
                 return Some(format!(
                     "stream {stream} has {left} bytes of credit left of {}",
                     other.initial

@@ -174,6 +174,7 @@ fn plan(gateways: usize, clients: u32) -> Plan {
         services: Vec::new(),
         acts: Vec::new(),
         calm: Duration::from_secs(3_600),
+        forgets: false,
         patience: Duration::from_secs(60),
     }
 }

@@ -282,10 +282,13 @@ impl Net {
             }
         }
         if n > 0 {
-            let there = &mut self.halves[socket.peer().at()];
-            there.outstanding += n;
-            if let Some(meter) = &mut there.meter {
-                meter.pass(&bytes[..n]);
+            let ends = [socket.at(), socket.peer().at()];
+            if let Ok([here, there]) = self.halves.get_disjoint_mut(ends) {
+                there.outstanding += n;
+                if let (Some(back), Some(there)) = (&mut here.meter, &mut there.meter) {
+                    there.pass(&bytes[..n]);
+                    back.note_credit(there);
+                }
             }
             self.send(at, agenda, socket, Chunk::Bytes(bytes[..n].to_vec()));
         }

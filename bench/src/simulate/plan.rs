@@ -31,6 +31,8 @@ pub struct Plan {
     pub acts: Vec<(Duration, Act)>,
     /// From then on nothing goes wrong any more.
     pub calm: Duration,
+    /// Gateways soon forget services that do not come back; no clock jumps.
+    pub forgets: bool,
     /// When a client gives up on a silent gateway.
     pub patience: Duration,
 }
@@ -76,6 +78,8 @@ pub enum Act {
     SilenceLink(usize, Ways, Option<Duration>),
     /// A service stands still.
     FreezeService(usize, Duration),
+    /// A service's clock jumps ahead.
+    JumpService(usize, Duration),
     /// A service's process dies, and a new one begins.
     RestartService(usize),
     /// A gateway stands still.
@@ -113,7 +117,11 @@ impl Plan {
     pub fn of(rng: &mut Rng) -> Self {
         let conditions = conditions(rng);
         let patience = Duration::from_secs(20);
-        let places: Vec<Launch> = (0..rng.between(1, 3)).map(|_| launch(rng)).collect();
+        let mut places: Vec<Launch> = (0..rng.between(1, 3)).map(|_| launch(rng)).collect();
+        let forgets = rng.percent(15);
+        for place in places.iter_mut().filter(|_| forgets) {
+            place.config.upstream.forget_service_ms = rng.between(200, 2_000) as u64;
+        }
         let spare = places.len() > 1 && rng.percent(30);
         let first = (0..places.len() - usize::from(spare)).collect();
         let clients = rng.between(2, 12);
@@ -133,6 +141,7 @@ impl Plan {
             services,
             acts: Vec::new(),
             calm: rng.between(3_000, 12_000) as u32 * MILLI,
+            forgets,
             patience,
         };
         plan.add_load(rng);
@@ -246,6 +255,9 @@ impl Plan {
                 12 => self.at(rng, Act::FreezeService(service, a_while)),
                 13 => self.at(rng, Act::RestartService(service)),
                 14 => self.at(rng, Act::Freeze(place, a_while)),
+                // A service is to be forgotten because it does not come back.
+                15 if self.forgets => self.at(rng, Act::FreezeService(service, a_while)),
+                15 if rng.percent(50) => self.at(rng, Act::JumpService(service, 10 * a_while)),
                 15 => self.at(rng, Act::Jump(place, 10 * a_while)),
                 16 | 17 => self.add_end(rng, place),
                 18 => self.add_change(rng, place),
@@ -366,7 +378,7 @@ fn launch(rng: &mut Rng) -> Launch {
     config.ws.close_timeout_ms = 2_000;
     config.directory.chunk_users = rng.pick(&[1, 1_000]);
     config.directory.max_queue_bytes = rng.pick(&[1 << 10, 1 << 20]);
-    // What it was to get would be lost, as is documented; gateways' clocks jump.
+    // What it was to get would be lost, as is documented; gateways' clocks jump, unless it is meant to be.
     config.upstream.forget_service_ms = 86_400_000;
     config.drain.spread_ms = rng.pick(&[0, 300, 2_000]);
     config.drain.retry_after_ms = rng.pick(&[0, 500, 2_000]);

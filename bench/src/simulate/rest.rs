@@ -95,14 +95,7 @@ impl World {
         self.context
             .coverage
             .add("oracle", "pushes that an anonymous client had twice", twice);
-        for service in 0..self.services.len() {
-            for socket in self.context.net.sockets_of(Owner::Service(service)) {
-                if let Some(withheld) = self.context.net.withheld_credit(socket) {
-                    let text = format!("credit stays away from service {service}: {withheld}");
-                    self.context.oracle.fail(text);
-                }
-            }
-        }
+        self.examine_credit();
         self.examine_directories();
         for place in self
             .places
@@ -120,6 +113,30 @@ impl World {
                     place.place
                 );
                 self.context.oracle.fail(text);
+            }
+        }
+    }
+
+    /// Everything was handled: both sides have given all credit back to HTTP/2, and that to the other side, but for what
+    /// is not worth a frame.
+    fn examine_credit(&mut self) {
+        let seats = self.places.iter().flat_map(|place| &place.process);
+        let seats = seats.flat_map(|process| &process.seats);
+        let by_gateways: usize = seats.map(|seat| seat.shard.unreleased()).sum();
+        let services = self.services.iter();
+        let by_services: usize = services.map(|service| service.unreleased()).sum();
+        if by_gateways + by_services > 0 {
+            let text = format!(
+                "{by_gateways} bytes of credit stay with gateways, {by_services} with services"
+            );
+            self.context.oracle.fail(text);
+        }
+        for service in 0..self.services.len() {
+            for socket in self.context.net.sockets_of(Owner::Service(service)) {
+                if let Some(withheld) = self.context.net.withheld_credit(socket) {
+                    let text = format!("credit stays away from service {service}: {withheld}");
+                    self.context.oracle.fail(text);
+                }
             }
         }
     }

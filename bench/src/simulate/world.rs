@@ -98,7 +98,7 @@ impl World {
             net: Net::new(plan.conditions, rng.fork()),
             rng,
             trace: Trace::new(keep_lines),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(plan.forgets),
             coverage: Coverage::default(),
         };
         let mut world = Self {
@@ -332,6 +332,7 @@ impl World {
             Act::FreezeService(service, time) => {
                 self.frozen[service] = self.frozen[service].max(now + time);
             }
+            Act::JumpService(service, by) => self.services[service].jump(&mut self.context, by),
             Act::RestartService(service) => {
                 self.services[service].die(&mut self.context);
                 self.services[service] = self.service(service);

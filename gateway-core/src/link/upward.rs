@@ -105,6 +105,12 @@ impl Link {
         unacked.sum()
     }
 
+    /// Credit of HTTP/2 that the peer has not got back.
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        self.server.unreleased()
+    }
+
     /// How many bytes wait to be sent on a stream.
     #[must_use]
     pub fn queued(&self, stream: StreamId) -> usize {

@@ -34,6 +34,14 @@ impl Shard {
         }
     }
 
+    /// Credit of HTTP/2 that was not given back to logic services: 0 once everything they sent is handled.
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        let links = self.links.ids();
+        let links = links.iter().filter_map(|id| self.links.get(*id));
+        links.map(|state| state.link.unreleased()).sum()
+    }
+
     /// The first queue or table that holds more than its limit. There never should be one.
     #[must_use]
     pub fn over_limit(&self) -> Option<String> {

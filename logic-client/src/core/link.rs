@@ -34,6 +34,12 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Credit that the gateway has not got back.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn unreleased(&self) -> usize {
+        self.http.unreleased()
+    }
+
     /// On a connection that was just made.
     pub(crate) fn open(
         stream: &mut Stream,

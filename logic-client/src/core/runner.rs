@@ -94,6 +94,14 @@ struct Connection {
 }
 
 impl Runner {
+    /// Credit of HTTP/2 that the gateway has not got back: 0 once every event is handled.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        let links = self.connections.iter().map(|connection| &connection.link);
+        links.map(Link::unreleased).sum()
+    }
+
     /// Runs the stream of `queue`, until that ends.
     pub fn new(mesh: Arc<Mesh>, queue: Arc<Queue>) -> Self {
         let settings = &mesh.settings;

@@ -22,11 +22,22 @@ pub struct Oracle {
     pub down: Down,
     /// From clients to services.
     pub up: Up,
+    /// Gateways soon forget services: what those were to get is lost.
+    forgets: bool,
     /// What others have found.
     other: Option<String>,
 }
 
 impl Oracle {
+    /// For a world in which gateways soon forget services, or do not.
+    #[must_use]
+    pub fn new(forgets: bool) -> Self {
+        Self {
+            forgets,
+            ..Self::default()
+        }
+    }
+
     /// A promise was broken.
     pub fn fail(&mut self, what: String) {
         self.other.get_or_insert(what);
@@ -51,9 +62,12 @@ impl Oracle {
     pub fn finish(&mut self) {
         self.down.finish();
         let down = &self.down;
-        self.up.finish(|epoch, connection| {
-            down.runs(epoch) && !down.conn(connection).is_some_and(|conn| conn.gave_up())
-        });
+        // The only service is never forgotten.
+        if !self.forgets || self.up.groups() == 1 {
+            self.up.finish(|epoch, connection| {
+                down.runs(epoch) && !down.conn(connection).is_some_and(|conn| conn.gave_up())
+            });
+        }
     }
 }
 

@@ -74,6 +74,12 @@ impl Up {
         self.groups.len() - 1
     }
 
+    /// How many groups there are.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
     /// A shard has welcomed a stream of the group that receives.
     pub fn known(&mut self, now: Duration, group: usize, epoch: u64, shard: u32) {
         self.groups[group]

@@ -34,6 +34,8 @@ pub struct Meshed {
     group: usize,
     source: u64,
     began: Duration,
+    /// How far its clock has jumped ahead.
+    skew: Duration,
     mesh: Arc<Mesh>,
     events: Events,
     seekers: Vec<Search>,
@@ -99,6 +101,7 @@ impl Meshed {
             group: context.oracle.up.group(&setup.group, true),
             source: context.oracle.down.new_source(),
             began: context.now,
+            skew: Duration::ZERO,
             events: mesh.events(),
             seekers: Vec::new(),
             mesh,
@@ -114,7 +117,7 @@ impl Meshed {
     }
 
     fn clock(&self, context: &Context) -> Duration {
-        context.now - self.began
+        context.now - self.began + self.skew
     }
 
     fn seek(&mut self, context: &mut Context, clock: Duration, started: &mut Vec<Arc<Queue>>) {
@@ -350,7 +353,7 @@ impl Service for Meshed {
             .filter_map(|search| search.seeker.next_deadline());
         let strands = self.strands.iter().filter_map(Strand::next_deadline);
         if let Some(next) = seekers.chain(strands).min() {
-            let at = self.began + next;
+            let at = self.began + next.saturating_sub(self.skew);
             let soonest = context.now + Duration::from_micros(100);
             context.agenda.run_at(at.max(soonest), owner);
         }
@@ -422,6 +425,11 @@ impl Service for Meshed {
         context.agenda.run_at(context.now, self.owner());
     }
 
+    fn jump(&mut self, context: &mut Context, by: Duration) {
+        self.skew += by;
+        context.agenda.run_at(context.now, self.owner());
+    }
+
     fn die(&mut self, context: &mut Context) {
         for strand in &mut self.strands {
             strand.die(context);
@@ -455,6 +463,10 @@ impl Service for Meshed {
             Some((at, place.connections))
         });
         self.setup.locate.then(|| known.collect())
+    }
+
+    fn unreleased(&self) -> usize {
+        self.strands.iter().map(Strand::unreleased).sum()
     }
 
     fn describe(&self) -> String {

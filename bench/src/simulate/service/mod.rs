@@ -10,7 +10,7 @@ mod wire;
 
 pub use {meshed::Meshed, plain::Plain, setup::Setup};
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     context::Context,
@@ -102,6 +102,9 @@ pub trait Service {
     /// The gateways there are, by place.
     fn set_gateways(&mut self, context: &mut Context, places: &[usize]);
 
+    /// Its clock jumps ahead, as after a suspended machine wakes.
+    fn jump(&mut self, context: &mut Context, by: Duration);
+
     /// The process dies: what it held is lost with it.
     fn die(&mut self, context: &mut Context);
 
@@ -110,6 +113,9 @@ pub trait Service {
 
     /// How many connections a user has at which places, as far as it knows; `None`: it keeps no directory.
     fn whereis(&self, user: u32) -> Option<BTreeMap<usize, u32>>;
+
+    /// Credit that gateways have not got back, although it has handled all they sent.
+    fn unreleased(&self) -> usize;
 
     /// What it is doing, for a failure's report.
     fn describe(&self) -> String;

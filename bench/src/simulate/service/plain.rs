@@ -446,6 +446,9 @@ impl Service for Plain {
         context.agenda.run_at(context.now, self.owner());
     }
 
+    /// It has no deadlines of its own.
+    fn jump(&mut self, _: &mut Context, _: Duration) {}
+
     fn die(&mut self, context: &mut Context) {
         let places: Vec<usize> = self.lines.keys().copied().collect();
         for place in places {
@@ -463,6 +466,11 @@ impl Service for Plain {
 
     fn whereis(&self, _user: u32) -> Option<BTreeMap<usize, u32>> {
         None
+    }
+
+    fn unreleased(&self) -> usize {
+        let calls = self.lines.values().filter_map(|line| line.call.as_ref());
+        calls.map(|call| call.http.unreleased()).sum()
     }
 
     fn describe(&self) -> String {

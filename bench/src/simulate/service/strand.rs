@@ -61,6 +61,11 @@ impl Strand {
         self.runner.over_limit()
     }
 
+    /// Credit that its gateway has not got back.
+    pub fn unreleased(&self) -> usize {
+        self.runner.unreleased()
+    }
+
     /// Does everything that can be done now; streams that are to be run too are added to `started`.
     pub fn run(&mut self, context: &mut Context, clock: Duration, started: &mut Vec<Arc<Queue>>) {
         for _ in 0..MOST_ROUNDS {
