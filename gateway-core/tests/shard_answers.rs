@@ -4,7 +4,9 @@ mod world;
 
 use gateway_proto::{
     names,
-    v1::{self, Outcome, RejectReason, Scope, logic_frame::Body as Down},
+    v1::{
+        self, Outcome, RejectReason, Scope, gateway_frame::Body as Up, logic_frame::Body as Down,
+    },
 };
 use world::{
     logic::{pushing, to_everyone, to_topic, to_user, to_users},
@@ -236,4 +238,46 @@ fn more_receipts_than_the_bound_are_refused_not_forgotten() {
     world.settle();
     let rejections = world.service(logic).rejections();
     assert_eq!(rejections, [(2, RejectReason::Overloaded)]);
+}
+
+/// What a service is told of some pushes that come in one tick: DATA frames, their bytes, and receipts.
+fn told_of(pushes: u32, receipt: v1::ReceiptMode) -> (Vec<usize>, usize) {
+    let mut world = world(1, |config| config.outbox.max_messages = 10_000);
+    world.connect(0, "/ws?user=alice");
+    let logic = world.logic(0);
+    world.service(logic).hello(pushing(Scope::Shard));
+    world.settle();
+    world.service(logic).data_frames.clear();
+    for _ in 0..pushes {
+        let mut push = to_user("alice", "x");
+        push.delivery = Some(v1::Delivery {
+            receipt: receipt.into(),
+            ..Default::default()
+        });
+        world.service(logic).push(push);
+    }
+    world.settle();
+    let service = world.service(logic);
+    assert_eq!(service.acked(), u64::from(pushes));
+    let receipts = service.frames.iter();
+    let receipts = receipts.filter(|frame| matches!(frame, Up::Receipt(_)));
+    let receipts = receipts.count();
+    (service.data_frames.clone(), receipts)
+}
+
+#[test]
+fn receipts_of_a_tick_leave_together_and_cost_nothing_when_none_is_asked_for() {
+    const FRAME: usize = 16 << 10;
+    // An Ack, and nothing else: gRPC's prefix, a field of a field.
+    let (frames, receipts) = told_of(100, v1::ReceiptMode::None);
+    assert_eq!((frames, receipts), (vec![5 + 4], 0));
+    // The Ack of the tick, and what became of all of them.
+    let (frames, receipts) = told_of(100, v1::ReceiptMode::Counts);
+    assert_eq!((frames.len(), receipts), (2, 100), "{frames:?}");
+    // As few frames as hold them.
+    let (frames, receipts) = told_of(2_000, v1::ReceiptMode::Counts);
+    let bytes: usize = frames.iter().sum();
+    assert!(bytes > FRAME, "{frames:?}");
+    assert!(frames.len() <= bytes.div_ceil(FRAME) + 1, "{frames:?}");
+    assert_eq!(receipts, 2_000);
 }

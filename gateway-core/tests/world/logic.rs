@@ -17,6 +17,9 @@ pub struct Logic {
     /// Frames of the `Exchange` stream.
     pub frames: Vec<Up>,
     pub exchange: Option<StreamId>,
+    /// Sizes of the DATA frames that have come.
+    pub data_frames: Vec<usize>,
+    cut_frame: Vec<u8>,
     /// Encoded answers of other calls.
     pub answers: HashMap<StreamId, Vec<bytes::Bytes>>,
     pub ended: HashMap<StreamId, Status>,
@@ -41,6 +44,8 @@ impl Logic {
             client: h2_stream::Client::new(config, "test", now),
             frames: Vec::new(),
             exchange: None,
+            data_frames: Vec::new(),
+            cut_frame: Vec::new(),
             answers: HashMap::new(),
             ended: HashMap::new(),
             reads: true,
@@ -122,8 +127,28 @@ impl Logic {
     pub fn receive(&mut self, now: Duration, bytes: &[u8]) {
         let taken = bytes.len().min(self.takes);
         self.takes -= taken;
+        self.note_frames(&bytes[..taken]);
         self.client.receive(now, &bytes[..taken]);
         self.poll(now);
+    }
+
+    /// RFC 9113, section 4.1: 24 bits of length, type, flags, stream.
+    fn note_frames(&mut self, bytes: &[u8]) {
+        const HEADER: usize = 9;
+        const DATA: u8 = 0;
+        self.cut_frame.extend(bytes);
+        let mut rest = &self.cut_frame[..];
+        while let [a, b, c, kind, ..] = *rest {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            let Some(next) = rest.get(HEADER + length..) else {
+                break;
+            };
+            if kind == DATA && length > 0 {
+                self.data_frames.push(length);
+            }
+            rest = next;
+        }
+        self.cut_frame = rest.to_vec();
     }
 
     pub fn poll(&mut self, now: Duration) {
