@@ -95,6 +95,7 @@ async fn push_until(client: LogicClient, users: Vec<String>, over: Arc<AtomicBoo
             let answer = client.push_confirmed(push);
             let answer = tokio::time::timeout(PATIENCE, answer).await;
             let answer = answer.unwrap_or_else(|_| panic!("no answer: {text} for {user}"));
+            let answer = answer.map_err(|failed| failed.error);
             Pushed { user, text, answer }
         });
     }

@@ -101,6 +101,7 @@ pub(crate) struct Settings {
     pub(crate) resend_unknown: bool,
     pub(crate) overflow: Overflow,
     pub(crate) locate: Locate,
+    pub(crate) directory_entries: usize,
     pub(crate) query_timeout: Duration,
     pub(crate) entropy: Entropy,
 }
@@ -138,6 +139,7 @@ impl Builder {
             resend_unknown: false,
             overflow: Overflow::Wait,
             locate: Locate::default(),
+            directory_entries: 10_000_000,
             query_timeout: Duration::from_secs(2),
             entropy: Arc::new(random_bytes),
         };
@@ -175,6 +177,17 @@ impl Builder {
     /// Which gateways a push for a user goes to. Default: [`Locate::Everywhere`].
     pub fn locate(mut self, locate: Locate) -> Self {
         self.settings.locate = locate;
+        self
+    }
+
+    /// How many users the directory has room for ([`Locate::Directory`]); a user on two gateways is two.
+    /// Each takes about 100 bytes, and more if names are long. When it is full, pushes for users of a shard of which
+    /// not all are known go to that shard, too, as with [`Locate::Everywhere`]; that ends with the next
+    /// snapshot that has room ([`max_stream_age`](Self::max_stream_age)). It is told
+    /// ([`What::DirectoryFull`](crate::What::DirectoryFull)) and counted ([`DirectoryStats::cut`](crate::DirectoryStats)).
+    /// Default: 10,000,000.
+    pub fn directory_entries(mut self, entries: usize) -> Self {
+        self.settings.directory_entries = entries;
         self
     }
 
@@ -279,8 +292,8 @@ impl Builder {
         self
     }
 
-    /// Calls `returned` with every push that is not sent after all, or that may not have arrived. A
-    /// confirmed push ([`push_confirmed`](crate::LogicClient::push_confirmed)) is not handed back: its
+    /// Calls `returned` with every push that is not sent after all, or that may not have arrived, each
+    /// part of it on its own. A confirmed push ([`push_confirmed`](crate::LogicClient::push_confirmed)) is not handed back: its
     /// caller gets the answer. Called on a stream's task, or in the call that pushes and displaces
     /// others: be quick, and do not block. Default: they are counted
     /// ([`Counters::returned_for`](crate::Counters::returned_for)) and logged.

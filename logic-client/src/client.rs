@@ -22,7 +22,7 @@ use crate::core::queue::Ending;
 use crate::core::receipts::{Receipt, Ticket};
 use crate::core::returned::ReturnReason;
 use crate::driver::Clock;
-use crate::error::{FlushError, PushError, TryPushError};
+use crate::error::{ConfirmError, FlushError, PushError, TryPushError};
 use crate::push::{Push, Recipient};
 use crate::query::{Answers, Place};
 use crate::stats::Stats;
@@ -51,7 +51,8 @@ struct Handle {
 #[non_exhaustive]
 pub struct Leftovers {
     /// Pushes that were not sent, in the order of the calls; with what is left of their time to
-    /// live. One for several shards is here as long as one of them did not get it.
+    /// live. One that only some of its gateways or shards did not get is here once for each of them, and goes
+    /// only there when it is pushed again, as after [`Returned::push`](crate::Returned::push).
     pub pushes: Vec<Push>,
     /// Other commands that were not sent.
     pub commands: u64,
@@ -138,15 +139,17 @@ impl LogicClient {
     /// before that leaves the push on its way.
     ///
     /// # Errors
-    /// Those of [`push`](Self::push), and [`PushError::Unknown`], [`PushError::Rejected`],
-    /// [`PushError::TooManyReceipts`], [`PushError::NotSent`].
-    pub async fn push_confirmed(&self, push: Push) -> Result<Receipt, PushError> {
+    /// Of several parts, for several gateways or shards, one at least has failed: what the others came to,
+    /// and what may be pushed again, is in the error. It is one of [`push`](Self::push), or
+    /// [`PushError::Unknown`], [`PushError::Rejected`], [`PushError::TooManyReceipts`],
+    /// [`PushError::NotSent`].
+    pub async fn push_confirmed(&self, push: Push) -> Result<Receipt, ConfirmError> {
         let mesh = &self.handle.mesh;
         let (ticket, answer) = mesh.await_receipt(&push);
         let _awaited = Awaited { mesh, ticket };
         let item = self.item(push);
         self.send(item.with_ticket(ticket)).await?;
-        answer.await.unwrap_or(Err(PushError::Closed))
+        answer.await.unwrap_or(Err(PushError::Closed.into()))
     }
 
     /// [`push_confirmed`](Self::push_confirmed), and says what became of the push on each connection
@@ -154,7 +157,7 @@ impl LogicClient {
     ///
     /// # Errors
     /// Those of [`push_confirmed`](Self::push_confirmed).
-    pub async fn push_confirmed_targets(&self, mut push: Push) -> Result<Receipt, PushError> {
+    pub async fn push_confirmed_targets(&self, mut push: Push) -> Result<Receipt, ConfirmError> {
         let delivery = push.request.delivery.get_or_insert_default();
         delivery.set_receipt(ReceiptMode::Targets);
         self.push_confirmed(push).await
@@ -371,7 +374,7 @@ impl LogicClient {
     fn item(&self, push: Push) -> Item {
         let now = self.now_for(&push);
         let mesh = &self.handle.mesh;
-        mesh.item(now, Body::Push(push.request), push.ttl)
+        mesh.push_item(now, push)
     }
 
     /// The time, where it matters: a look at the clock costs as much as the rest of a push.
@@ -430,6 +433,7 @@ impl From<Refusal> for PushError {
             Refusal::Invalid(_, invalid) => Self::Invalid(invalid),
             Refusal::Closed(_) => Self::Closed,
             Refusal::Full(..) => Self::Full,
+            Refusal::Gone(_, reason) => Self::NotSent(reason),
         }
     }
 }

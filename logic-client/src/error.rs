@@ -4,7 +4,8 @@ use std::fmt;
 
 use gateway_proto::v1;
 
-use crate::core::returned::ReturnReason;
+use crate::core::receipts::Receipt;
+use crate::core::returned::{ReturnReason, Returned};
 use crate::push::Push;
 
 /// What is wrong with a gateway, or with the way to it. The operator must act, or it passes.
@@ -141,13 +142,32 @@ pub enum PushError {
     /// [`Builder::max_receipts`](crate::Builder::max_receipts) allows; the push was not sent.
     #[error("too many receipts are awaited; the push was not sent")]
     TooManyReceipts,
-    /// A buffer it is for is full, and the client is not to wait; or the stream is stuck while others
-    /// took the push.
+    /// A buffer it is for is full, and the client is not to wait; or the stream is stuck, while others took
+    /// their parts.
     #[error("the buffer is full")]
     Full,
-    /// It was taken out of the buffer before it was sent.
+    /// It was taken out of the buffer before it was sent, or a part of it; others may have theirs
+    /// ([`ConfirmError::delivered`]). Or it is what came back from a gateway
+    /// ([`Returned::push`](crate::Returned::push)) that is no more, or has other shards now.
     #[error("not sent: {0}")]
     NotSent(ReturnReason),
+}
+
+/// Why a push was not confirmed, or not by all ([`LogicClient::push_confirmed`](crate::LogicClient::push_confirmed)).
+///
+/// A push for several gateways or shards has a part for each, and some of them may fail while others arrive.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ConfirmError {
+    /// What went wrong: [`PushError::Unknown`] if a part of it may have been delivered beyond what
+    /// [`delivered`](Self::delivered) says; otherwise what failed first.
+    pub error: PushError,
+    /// What the other parts came to: this was delivered, in spite of the error.
+    pub delivered: Box<Receipt>,
+    /// The parts that failed, each as [`Builder::on_returned`](crate::Builder::on_returned) would have told it, to
+    /// be pushed again or not. Not here: a push that was not taken at all, and a part of which only the answer
+    /// was lost.
+    pub returned: Vec<Returned>,
 }
 
 /// Why [`LogicClient::try_push`](crate::LogicClient::try_push) failed. The push is handed back.
@@ -163,6 +183,10 @@ pub enum TryPushError {
     /// See [`Invalid`].
     #[error("{1}")]
     Invalid(Push, Invalid),
+    /// It is what came back from a gateway ([`Returned::push`](crate::Returned::push)) that is no more, or
+    /// has other shards now.
+    #[error("not sent: {1}")]
+    NotSent(Push, ReturnReason),
 }
 
 /// Why [`LogicClient::flush`](crate::LogicClient::flush) cannot vouch for everything.
@@ -269,11 +293,50 @@ impl fmt::Display for RejectReason {
     }
 }
 
+impl ConfirmError {
+    /// Another part failed.
+    pub(crate) fn add(&mut self, other: Self) {
+        if other.error == PushError::Unknown {
+            self.error = other.error;
+        }
+        self.returned.extend(other.returned);
+    }
+}
+
+impl From<PushError> for ConfirmError {
+    fn from(error: PushError) -> Self {
+        Self {
+            error,
+            delivered: Box::default(),
+            returned: Vec::new(),
+        }
+    }
+}
+
+impl std::error::Error for ConfirmError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl fmt::Display for ConfirmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        match self.delivered.written {
+            0 => Ok(()),
+            written => write!(f, "; it was written to {written} connections"),
+        }
+    }
+}
+
 impl TryPushError {
     /// The push, handed back.
     pub fn into_push(self) -> Push {
         match self {
-            Self::Full(push) | Self::Closed(push) | Self::Invalid(push, _) => push,
+            Self::Full(push)
+            | Self::Closed(push)
+            | Self::Invalid(push, _)
+            | Self::NotSent(push, _) => push,
         }
     }
 }

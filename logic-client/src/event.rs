@@ -133,6 +133,10 @@ pub enum What {
     /// the place of those to the shards. Commands take another hop, and the stream cannot resume. The
     /// shards' ports are tried again about every 30 s.
     CommonPort,
+    /// The directory has no room for all users ([`Builder::directory_entries`](crate::Builder::directory_entries)):
+    /// pushes for users go to all gateways of which it does not know all, too. Told once, until it has
+    /// room for all again.
+    DirectoryFull,
     /// A shard can be reached at its own port again: so are they all from now on.
     ShardPorts,
     /// A newer connection took the place of the one the stream had; nothing is lost.
@@ -189,6 +193,10 @@ impl fmt::Display for Notice {
             What::Replaced => f.write_str("a new connection took over"),
             What::Unknown { count } => write!(f, "{count} commands may have been done or not"),
             What::CommandReturned { command, reason } => write!(f, "{command}: {reason}"),
+            What::DirectoryFull => f.write_str(
+                "the directory is full, pushes for users go to all gateways it does not know whole; see \
+                 directory_entries",
+            ),
             What::SharedSession => f.write_str("somebody shares the session; taking another"),
             What::GatewayAdded
             | What::GatewayRemoved

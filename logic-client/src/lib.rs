@@ -84,8 +84,8 @@ pub use core::inbox::Events;
 pub use core::receipts::{Outcome, Receipt};
 pub use core::returned::{ReturnReason, Returned};
 pub use error::{
-    ConnectError, FlushError, GatewayError, Invalid, PushError, RejectReason, Rejection,
-    TryPushError,
+    ConfirmError, ConnectError, FlushError, GatewayError, Invalid, PushError, RejectReason,
+    Rejection, TryPushError,
 };
 pub use event::{Closed, Event, Message, Notice, Opened, What};
 pub use push::{Connection, Kind, Priority, Push, Recipient};

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use gateway_proto::v1::message_request::Target;
 use gateway_proto::v1::{self, Delivery, MessageRequest};
 
+use crate::core::again::Again;
+
 /// One message for a target.
 ///
 /// ```
@@ -26,6 +28,8 @@ use gateway_proto::v1::{self, Delivery, MessageRequest};
 pub struct Push {
     pub(crate) request: MessageRequest,
     pub(crate) ttl: Option<Duration>,
+    /// It was handed back.
+    pub(crate) again: Option<Box<Again>>,
 }
 
 /// One client WebSocket of one run of a gateway. Goes stale with its socket: a push to a stale one
@@ -143,12 +147,29 @@ impl Push {
         self
     }
 
+    /// A push that was handed back, as if it had never been pushed: it goes to all it is for, also
+    /// to those who have it. Without this it goes only where it did not go
+    /// ([`Returned::push`](crate::Returned::push)).
+    pub fn anew(mut self) -> Self {
+        self.again = None;
+        self
+    }
+
+    pub(crate) fn is_conflating(&self) -> bool {
+        let delivery = self.request.delivery.as_ref();
+        delivery.is_some_and(|delivery| !delivery.conflation_key.is_empty())
+    }
+
     fn to(target: Target) -> Self {
         let request = MessageRequest {
             target: Some(target),
             ..MessageRequest::default()
         };
-        Self { request, ttl: None }
+        Self {
+            request,
+            ttl: None,
+            again: None,
+        }
     }
 
     fn delivery(&mut self) -> &mut Delivery {

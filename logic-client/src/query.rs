@@ -11,7 +11,8 @@ pub enum Locate {
     #[default]
     Everywhere,
     /// To those where the user is, as the gateways tell it: each keeps this client up to date about
-    /// all of its users, which takes about 100 bytes for each.
+    /// all of its users, as far as there is room for them
+    /// ([`Builder::directory_entries`](crate::Builder::directory_entries)).
     ///
     /// A user who is on no gateway is no target, and that is found out here. While a gateway has
     /// not told everything yet, or its stream is down, users who are known nowhere may be there, and

@@ -25,7 +25,7 @@ use crate::core::lock;
 use crate::core::mesh::{Refusal, is_over};
 use crate::core::queue::Ending;
 use crate::core::receipts::{Answer, Receipt};
-use crate::error::{ConnectError, PushError};
+use crate::error::{ConfirmError, ConnectError, PushError};
 use crate::push::Push;
 use crate::stats::StreamStats;
 
@@ -58,11 +58,11 @@ pub struct Awaited(oneshot::Receiver<Answer>);
 
 impl Awaited {
     /// The receipt, once, when it is there.
-    pub fn try_answer(&mut self) -> Option<Result<Receipt, PushError>> {
+    pub fn try_answer(&mut self) -> Option<Result<Receipt, ConfirmError>> {
         match self.0.try_recv() {
             Ok(answer) => Some(answer),
             Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Err(PushError::Closed)),
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(PushError::Closed.into())),
         }
     }
 }
@@ -83,7 +83,7 @@ impl Mesh {
         push: Push,
     ) -> Result<Option<Awaited>, PushError> {
         let (ticket, answer) = self.await_receipt(&push);
-        let item = self.item(now, Body::Push(push.request), push.ttl);
+        let item = self.push_item(now, push);
         match self.offer(|| now, item.with_ticket(ticket)) {
             Ok(()) => Ok(Some(Awaited(answer))),
             Err(refusal) => {

@@ -29,8 +29,14 @@ pub struct Stats {
 pub struct DirectoryStats {
     /// Users on any gateway.
     pub users: usize,
-    /// The same, where a user on two gateways is two. Each takes about 100 bytes.
+    /// The same, where a user on two gateways is two; at most
+    /// [`Builder::directory_entries`](crate::Builder::directory_entries).
     pub entries: usize,
+    /// Times one found no room.
+    pub refused: u64,
+    /// Shards of which one found no room since they told everything last. Pushes for users of these go there,
+    /// whatever else is known.
+    pub cut: usize,
     /// Shards that have told everything, and tell every change at present.
     pub complete: usize,
     /// All shards of all gateways that were reached.

@@ -72,7 +72,7 @@ async fn a_rejection_fails_the_push_and_is_counted_and_told() {
         .push_confirmed(Push::user("a").text("bad"))
         .await
         .unwrap_err();
-    assert!(matches!(&error, PushError::Rejected(r) if r.reason == RejectReason::Overloaded));
+    assert!(matches!(&error.error, PushError::Rejected(r) if r.reason == RejectReason::Overloaded));
     client.push(Push::user("a").text("bad")).await.unwrap();
     client.push(Push::user("a").text("good")).await.unwrap();
     client.flush().await.unwrap();
@@ -110,9 +110,53 @@ async fn too_many_awaited_receipts_fail_instead_of_piling_up() {
     let third = timeout(PATIENCE, client.push_confirmed(Push::user("a").text("x")))
         .await
         .unwrap();
-    assert_eq!(third, Err(PushError::TooManyReceipts));
+    let third = third.unwrap_err();
+    assert_eq!(third.error, PushError::TooManyReceipts);
+    assert!(matches!(&third.returned[..], [back] if back.is_retriable()));
     assert_eq!(client.stats().total().over_receipts, 1);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_part_that_fails_hides_nothing_that_was_delivered() {
+    let fake = Fake::start(3).await;
+    fake.set(|behaviour| {
+        behaviour.receipt = |shard, _| Some(vec![(Outcome::Written, shard + 1)]);
+        // Shard 1 is the only one with this user.
+        behaviour.reject = |push| {
+            let users = fake::users(push);
+            let bad = users.contains(&user_of(1, 3));
+            bad.then_some(v1::RejectReason::Overloaded)
+        };
+    });
+    let client = connect(&fake).await;
+    let push = Push::users((0..3).map(|shard| user_of(shard, 3))).text("x");
+    let failed = client.push_confirmed(push).await.unwrap_err();
+    assert!(matches!(failed.error, PushError::Rejected(_)), "{failed}");
+    assert_eq!(failed.delivered.written, 1 + 3, "shards 0 and 2");
+    assert!(failed.to_string().ends_with("written to 4 connections"));
+    let [back] = &failed.returned[..] else {
+        panic!("{failed:?}");
+    };
+    assert_eq!((back.shard, back.attempts), (1, 1));
+    assert!(back.is_retriable(), "{back:?}");
+
+    // What is pushed again reaches only whom it has not reached.
+    fake.set(|behaviour| behaviour.reject = |_| None);
+    let receipt = client.push_confirmed(back.push.clone()).await.unwrap();
+    assert_eq!(receipt.written, 2);
+    for shard in 0..3 {
+        let log = fake.log();
+        let of = log.frames.iter().filter(|(at, _)| *at == shard);
+        let users: Vec<_> = of
+            .filter_map(|(_, frame)| match &frame.body {
+                Some(Body::Push(push)) => Some(fake::users(push)),
+                _ => None,
+            })
+            .collect();
+        let times = if shard == 1 { 2 } else { 1 };
+        assert_eq!(users, vec![vec![user_of(shard, 3)]; times], "{shard}");
+    }
 }
 
 fn message(id: u64, text: &str) -> Up {

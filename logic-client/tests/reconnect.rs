@@ -134,7 +134,7 @@ async fn what_was_on_its_way_is_unknown() {
     // Another run remembers nothing.
     let _fake = Fake::start_at(&address, "fake", 2, 1).await;
     let confirmed = timeout(PATIENCE, confirmed).await.unwrap().unwrap();
-    assert_eq!(confirmed, Err(PushError::Unknown));
+    assert_eq!(confirmed.unwrap_err().error, PushError::Unknown);
     // The flush waited for what was on its way, and cannot vouch for it.
     let flushed = timeout(PATIENCE, flushing).await.unwrap().unwrap();
     assert_eq!(flushed, Err(FlushError::Unknown { count: 10 }));

@@ -207,6 +207,7 @@ impl Shared {
         let (shared, client) = (Arc::clone(self), client.clone());
         let mut outcome = Box::pin(async move {
             let outcome = client.push_confirmed(push).await;
+            let outcome = outcome.map_err(|failed| failed.error);
             lock(&shared.outcomes).insert(which, outcome);
         });
         // The first poll hands the push to the client: the order is that of these calls.

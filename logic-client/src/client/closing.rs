@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Leftovers;
+use crate::core::again::Again;
 use crate::core::buffer::Item;
 use crate::core::mesh::{Mesh, is_over};
 use crate::core::queue::Queue;
@@ -48,12 +49,16 @@ pub(super) fn leftovers(
     queues: &[Arc<Queue>],
     unknown: u64,
 ) -> Leftovers {
-    let unsent: Vec<Item> = queues.iter().flat_map(|queue| queue.drain()).collect();
-    for ticket in unsent.iter().filter_map(|item| item.ticket) {
-        mesh.settle(ticket, Err(PushError::Closed));
+    let unsent = queues.iter().flat_map(|queue| {
+        let part = |item: Item| (Again::after(&item, queue), item);
+        queue.drain().into_iter().map(part)
+    });
+    let unsent: Vec<_> = unsent.collect();
+    for ticket in unsent.iter().filter_map(|(_, item)| item.ticket) {
+        mesh.settle(ticket, Err(PushError::Closed.into()));
     }
-    let (pushes, commands) = wholes(now, unsent);
-    let (unknown_pushes, _) = wholes(now, mesh.take_unknown());
+    let (pushes, commands) = joined(now, unsent);
+    let (unknown_pushes, _) = joined(now, mesh.take_unknown());
     Leftovers {
         pushes,
         commands,
@@ -62,21 +67,37 @@ pub(super) fn leftovers(
     }
 }
 
-/// Pushes in the order of the calls, and how many other commands. The parts of one push become
-/// one again.
-fn wholes(now: Duration, mut items: Vec<Item>) -> (Vec<Push>, u64) {
-    items.sort_by_key(|item| item.stamp.order);
-    let mut wholes: Vec<Item> = Vec::new();
-    for item in items {
-        match wholes.last_mut() {
-            Some(whole) if whole.stamp.order == item.stamp.order => join(whole, item),
-            _ => wholes.push(item),
+/// Pushes in the order of the calls, and how many other commands. Parts become one again where all
+/// are here.
+fn joined(now: Duration, mut parts: Vec<(Again, Item)>) -> (Vec<Push>, u64) {
+    parts.sort_by_key(|(_, item)| item.stamp.order);
+    for of_push in parts.chunk_by_mut(|(_, one), (_, other)| one.stamp.order == other.stamp.order) {
+        let count = of_push.len();
+        if of_push
+            .iter()
+            .all(|(_, item)| item.stamp.parts as usize == count)
+        {
+            of_push.iter_mut().for_each(|(again, _)| again.only = None);
         }
     }
-    let total = wholes.len();
-    let pushes: Vec<_> = wholes
+    let mut joined: Vec<(Again, Item)> = Vec::new();
+    for (again, item) in parts {
+        let whole = joined.last_mut().filter(|(known, whole)| {
+            whole.stamp.order == item.stamp.order && known.only == again.only
+        });
+        match whole {
+            Some((_, whole)) => join(whole, item),
+            None => joined.push((again, item)),
+        }
+    }
+    let total = joined.len();
+    let pushes: Vec<_> = joined
         .into_iter()
-        .filter_map(|item| item.into_push(now))
+        .filter_map(|(again, item)| match again.only {
+            // As it was given.
+            None => item.into_push(now),
+            Some(_) => item.into_returned(now, again),
+        })
         .collect();
     let others = (total - pushes.len()) as u64;
     (pushes, others)

@@ -7,6 +7,9 @@
 //! Of two entries for a user on a source the one with the higher version is true, so the order in
 //! which a snapshot and changes come does not matter; that somebody went offline is remembered
 //! until the snapshot ends.
+//!
+//! There is room for so many entries. A source of which one finds none is *cut* until its next
+//! snapshot: whoever is not known there may be there all the same.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -21,8 +24,12 @@ use slab::Slab;
 use crate::mutation::{self, Rule};
 
 /// Which users are on which gateways. Gateways have the names the mesh gives them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Directory {
+    /// Most entries there may be, those included that are remembered as gone.
+    most: usize,
+    /// How many are remembered as gone.
+    gone: usize,
     table: HashTable<u32>,
     hasher: DefaultHashBuilder,
     users: Slab<User>,
@@ -49,6 +56,10 @@ pub(crate) struct Figures {
     pub(crate) entries: usize,
     pub(crate) snapshots: u64,
     pub(crate) changes: u64,
+    /// Entries that found no room.
+    pub(crate) refused: u64,
+    /// Shards of which one did not.
+    pub(crate) cut: usize,
     /// Shards that tell every change at present.
     pub(crate) complete: usize,
     /// All shards of gateways in use.
@@ -90,6 +101,8 @@ struct Source {
     /// The connection it tells on: what comes on an older one is late.
     run: u64,
     phase: Phase,
+    /// There was no room for one of its users.
+    cut: bool,
     members: Vec<u32>,
     /// Who went offline during the snapshot, and in which version.
     gone: HashMap<Box<str>, u64>,
@@ -104,6 +117,20 @@ enum Phase {
 }
 
 impl Directory {
+    /// With room for `most` entries.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            gone: 0,
+            table: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            users: Slab::new(),
+            sources: Slab::new(),
+            gateways: HashMap::new(),
+            figures: Figures::default(),
+        }
+    }
+
     /// What a gateway is from now on. Another epoch is another process: nobody is there yet.
     pub(crate) fn adopt(&mut self, gateway: u32, epoch: u64, shards: u32) {
         let known = self.gateways.get(&gateway);
@@ -124,6 +151,8 @@ impl Directory {
         };
         for source in known.sources {
             self.turn(source, Phase::Silent);
+            self.forget_gone(source);
+            self.set_cut(source, false);
             self.sweep(source, |_| true);
             self.sources.remove(source as usize);
         }
@@ -140,7 +169,7 @@ impl Directory {
         let sources = known.map_or(Vec::new(), |known| known.sources.clone());
         let lost = |(at, _): &(u32, u32)| shard.is_none_or(|shard| shard == *at);
         for (_, source) in (0..).zip(sources).filter(lost) {
-            self.sources[source as usize].gone = HashMap::new();
+            self.forget_gone(source);
             self.turn(source, Phase::Silent);
         }
     }
@@ -187,13 +216,22 @@ impl Directory {
         })
     }
 
+    /// Whether a gateway tells who is there, but there was no room for all of those who live where `user`
+    /// does.
+    pub(crate) fn is_cut(&self, gateway: u32, user: &str) -> bool {
+        let source = self.source_of(gateway, user);
+        self.any_cut() && source.is_some_and(|source| source.cut)
+    }
+
+    /// Whether there was no room for somebody somewhere.
+    pub(crate) fn any_cut(&self) -> bool {
+        self.figures.cut > 0
+    }
+
     /// Whether a gateway tells at present whether a user is there.
     pub(crate) fn knows(&self, gateway: u32, user: &str) -> bool {
-        let known = self.gateways.get(&gateway);
-        let shards = known.map_or(0, |known| known.sources.len());
-        let shard = shard_of(user.as_bytes(), shards.max(1) as u32);
-        let source = self.source(gateway, shard);
-        source.is_some_and(|source| self.sources[source as usize].phase == Phase::Complete)
+        let source = self.source_of(gateway, user);
+        source.is_some_and(|source| source.phase == Phase::Complete && !source.cut)
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -210,7 +248,8 @@ impl Directory {
         match snapshot.stage {
             Some(Stage::Begin(_)) if run >= state.run => {
                 state.run = run;
-                state.gone = HashMap::new();
+                self.forget_gone(source);
+                self.set_cut(source, false);
                 self.turn(source, Phase::Snapshot);
                 self.forget_seen(source);
             }
@@ -220,7 +259,7 @@ impl Directory {
                 }
             }
             Some(Stage::End(_)) if tells => {
-                state.gone = HashMap::new();
+                self.forget_gone(source);
                 if !mutation::is_off(Rule::DirectoryReconciliation) {
                     self.sweep(source, |place| !place.seen);
                 }
@@ -246,6 +285,11 @@ impl Directory {
             }
             return;
         }
+        if !self.has_room() {
+            self.figures.refused += 1;
+            self.set_cut(source, true);
+            return;
+        }
         let place = Place {
             source,
             seen: true,
@@ -267,10 +311,32 @@ impl Directory {
             let member = place.member;
             self.remove(source, member);
         }
-        let state = &mut self.sources[source as usize];
-        if state.phase == Phase::Snapshot {
-            state.gone.insert(offline.user_id.into(), offline.version);
+        if self.sources[source as usize].phase != Phase::Snapshot {
+            return;
         }
+        if !self.has_room() {
+            // The snapshot may still name this user, who is gone.
+            return self.set_cut(source, true);
+        }
+        let gone = &mut self.sources[source as usize].gone;
+        let new = gone.insert(offline.user_id.into(), offline.version);
+        self.gone += usize::from(new.is_none());
+    }
+
+    fn has_room(&self) -> bool {
+        self.figures.entries + self.gone < self.most
+    }
+
+    fn set_cut(&mut self, source: u32, cut: bool) {
+        let state = &mut self.sources[source as usize];
+        let before = std::mem::replace(&mut state.cut, cut);
+        self.figures.cut += usize::from(cut);
+        self.figures.cut -= usize::from(before);
+    }
+
+    fn forget_gone(&mut self, source: u32) {
+        let gone = std::mem::take(&mut self.sources[source as usize].gone);
+        self.gone -= gone.len();
     }
 
     /// Whether changes that come on this connection count.
@@ -282,6 +348,14 @@ impl Directory {
     fn source(&self, gateway: u32, shard: u32) -> Option<u32> {
         let known = self.gateways.get(&gateway)?;
         known.sources.get(shard as usize).copied()
+    }
+
+    /// Where a user would be on a gateway.
+    fn source_of(&self, gateway: u32, user: &str) -> Option<&Source> {
+        let known = self.gateways.get(&gateway)?;
+        let shard = shard_of(user.as_bytes(), known.sources.len().max(1) as u32);
+        let source = known.sources.get(shard as usize)?;
+        self.sources.get(*source as usize)
     }
 
     fn turn(&mut self, source: u32, phase: Phase) {
@@ -392,6 +466,7 @@ impl Source {
             gateway,
             run: 0,
             phase: Phase::Silent,
+            cut: false,
             members: Vec::new(),
             gone: HashMap::new(),
         }

@@ -2,7 +2,8 @@
 //!
 //! A push for a user, and a `Disconnect`, go to the gateways where the user is known to be: to those
 //! whose directory is complete, else to those where the user was last. Whoever is known nowhere may
-//! still be on a gateway whose directory is not complete; if there is none, nowhere it is. All
+//! still be on a gateway whose directory is not complete; if there is none, nowhere it is. Where a
+//! directory had no room for all, everybody may be, those included who are known elsewhere. All
 //! other commands go where they go without a directory: a subscription of a user is for connections
 //! to come, too.
 
@@ -31,6 +32,7 @@ impl<S> Router<S> {
                 let mut complete = directory.find(user).filter(|found| found.complete);
                 // The usual case: one look-up, and no allocation.
                 if let Some(only) = complete.next().filter(|_| complete.next().is_none())
+                    && !directory.any_cut()
                     && let Some(route) = self.at(only.gateway)
                 {
                     let paths = route.paths(body, self.limits());
@@ -97,7 +99,12 @@ impl<S> Router<S> {
             let all = self.routes().map(|(gateway, _)| gateway.0);
             gateways.extend(all.filter(|gateway| !directory.knows(*gateway, user)));
         }
+        if directory.any_cut() {
+            let all = self.routes().map(|(gateway, _)| gateway.0);
+            gateways.extend(all.filter(|gateway| directory.is_cut(*gateway, user)));
+        }
         gateways.sort_unstable();
+        gateways.dedup();
         gateways
     }
 

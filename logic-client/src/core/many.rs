@@ -69,6 +69,9 @@ impl Mesh {
                 Err(Refusal::Invalid(item, invalid)) => {
                     many.refused.push((item, PushError::Invalid(invalid)));
                 }
+                Err(Refusal::Gone(item, reason)) => {
+                    many.refused.push((item, PushError::NotSent(reason)));
+                }
             }
         }
     }
@@ -105,7 +108,7 @@ impl Mesh {
         let mut shares: Vec<(&Arc<Queue>, Vec<Item>)> = Vec::new();
         let mut places: HashMap<u32, usize> = HashMap::new();
         let mut next = None;
-        for item in items {
+        for mut item in items {
             if routes.closed {
                 many.refused.push((item, PushError::Closed));
                 continue;
@@ -114,7 +117,8 @@ impl Mesh {
                 many.refused.push((item, PushError::Invalid(invalid)));
                 continue;
             }
-            let Paths::One(queue) = self.locate(&routes, &item.body).paths else {
+            let aimed = self.aim(&routes, &mut item).map(|located| located.paths);
+            let Ok(Paths::One(queue)) = aimed else {
                 next = Some(item);
                 break;
             };

@@ -14,7 +14,8 @@ use gateway_proto::v1::message_request::Target;
 use tokio::sync::{Notify, oneshot};
 
 use crate::builder::Settings;
-use crate::core::buffer::{GaveWay, Item, name};
+use crate::core::again::Again;
+use crate::core::buffer::{GaveWay, Item};
 use crate::core::check::check;
 use crate::core::gateways::Gateway;
 use crate::core::inbox::Inbox;
@@ -24,7 +25,7 @@ use crate::core::presence::Presence;
 use crate::core::queue::{Ending, Queue, State};
 use crate::core::receipts::{Answer, Receipt, Receipts, Ticket};
 use crate::core::reroute::split;
-use crate::core::returned::{ReturnReason, Returned};
+use crate::core::returned::ReturnReason;
 use crate::core::router::{Paths, Router};
 use crate::error::{Invalid, TryPushError};
 use crate::event::{Notice, What};
@@ -45,7 +46,7 @@ pub struct Mesh {
     pub(super) next_stream: AtomicU32,
     no_target: AtomicU64,
     /// While the client is being closed: what is unknown, for [`Mesh::take_unknown`].
-    unknown: Mutex<Option<Vec<Item>>>,
+    pub(super) unknown: Mutex<Option<Vec<(Again, Item)>>>,
     past: Mutex<Past>,
     pub(super) presence: Presence,
     /// Wakes those who wait for the gateways to be found.
@@ -90,13 +91,15 @@ pub(crate) enum Refusal {
     Full(Item, Vec<Arc<Queue>>),
     Closed(Item),
     Invalid(Item, Invalid),
+    /// What it is only for is no more.
+    Gone(Item, ReturnReason),
 }
 
 impl Mesh {
     pub(crate) fn new(settings: Settings, session: [u8; 16]) -> Self {
         let told = !settings.resolves;
         Self {
-            presence: Presence::new(settings.locate),
+            presence: Presence::new(settings.locate, settings.directory_entries),
             settings,
             session,
             inbox: Arc::default(),
@@ -125,6 +128,13 @@ impl Mesh {
         Item::new(stamp, body, expires)
     }
 
+    /// A push, numbered like [`Mesh::item`].
+    pub(crate) fn push_item(&self, now: Duration, push: Push) -> Item {
+        let mut item = self.item(now, Body::Push(push.request), push.ttl);
+        item.again = push.again;
+        item
+    }
+
     /// Puts a command into the buffers of all streams it goes to, or of none. A part for a stream
     /// that is full and stuck is handed back, if another stream takes its own.
     #[expect(
@@ -149,7 +159,7 @@ impl Mesh {
         reason = "the command is handed back as it came"
     )]
     #[inline]
-    fn place(&self, item: Item, returned: &mut GoneFrom) -> Result<(), Refusal> {
+    fn place(&self, mut item: Item, returned: &mut GoneFrom) -> Result<(), Refusal> {
         let routes = self.routes();
         if routes.closed {
             return Err(Refusal::Closed(item));
@@ -157,7 +167,10 @@ impl Mesh {
         if let Err(invalid) = check(&item.body, routes.router.limits()) {
             return Err(Refusal::Invalid(item, invalid));
         }
-        let Located { paths, nowhere } = self.locate(&routes, &item.body);
+        let Located { paths, nowhere } = match self.aim(&routes, &mut item) {
+            Ok(located) => located,
+            Err(reason) => return Err(Refusal::Gone(item, reason)),
+        };
         match paths {
             Paths::None => {
                 self.no_target(item.ticket, nowhere);
@@ -195,18 +208,24 @@ impl Mesh {
     )]
     pub fn try_push(&self, now: Duration, push: Push) -> Result<(), TryPushError> {
         let ttl = push.ttl;
-        let item = self.item(now, Body::Push(push.request), ttl);
+        let item = self.push_item(now, push);
         let back = |item: Item| {
             let request = match item.body {
                 Body::Push(request) => request,
                 _ => MessageRequest::default(),
             };
-            Push { request, ttl }
+            let again = item.again;
+            Push {
+                request,
+                ttl,
+                again,
+            }
         };
         self.offer(|| now, item).map_err(|refusal| match refusal {
             Refusal::Full(item, _) => TryPushError::Full(back(item)),
             Refusal::Closed(item) => TryPushError::Closed(back(item)),
             Refusal::Invalid(item, invalid) => TryPushError::Invalid(back(item), invalid),
+            Refusal::Gone(item, reason) => TryPushError::NotSent(back(item), reason),
         })
     }
 
@@ -299,56 +318,6 @@ impl Mesh {
             };
             self.settle(ticket, Ok(receipt));
         }
-    }
-
-    /// Hands a command of a stream back: to who waits for its receipt, or to the application.
-    pub(crate) fn hand_back(&self, now: Duration, queue: &Queue, item: Item, reason: ReturnReason) {
-        queue.count_returned(&reason);
-        if let Some(ticket) = item.ticket {
-            self.settle(ticket, reason.into_answer());
-            return;
-        }
-        if reason == ReturnReason::Unknown
-            && let Some(unknown) = &mut *lock(&self.unknown)
-        {
-            unknown.push(item);
-            return;
-        }
-        let gateway = queue.address.to_string();
-        let shard = queue.shard;
-        let command = name(&item.body);
-        let Some(push) = item.into_push(now) else {
-            let what = What::CommandReturned { command, reason };
-            self.notify(&Notice {
-                gateway,
-                shard,
-                what,
-            });
-            return;
-        };
-        tracing::debug!(gateway, shard, %reason, "a push is handed back");
-        if reason == ReturnReason::Conflated {
-            // A newer one says what it would have said.
-            return;
-        }
-        if let Some(on_returned) = &self.settings.on_returned {
-            on_returned(Returned {
-                push,
-                reason,
-                gateway,
-                shard,
-            });
-        }
-    }
-
-    /// From now on keeps what is unknown, instead of handing it back.
-    pub(crate) fn keep_unknown(&self) {
-        lock(&self.unknown).get_or_insert_default();
-    }
-
-    /// What was kept.
-    pub(crate) fn take_unknown(&self) -> Vec<Item> {
-        lock(&self.unknown).take().unwrap_or_default()
     }
 
     /// Somebody will wait for the receipt of `push`.
@@ -449,6 +418,7 @@ impl Mesh {
             | What::Unknown { .. }
             | What::SharedSession
             | What::CommonPort
+            | What::DirectoryFull
             | What::Resolver { .. } => tracing::warn!("{notice}"),
             // One a command would flood the log; they are counted.
             What::Rejected(_) | What::CommandReturned { .. } => tracing::debug!("{notice}"),

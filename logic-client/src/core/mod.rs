@@ -6,7 +6,7 @@
 //! - [`buffer`] holds what one stream has not sent;
 //! - [`stream`] is the life of one stream across its connections: numbers, acks, events, backoff;
 //! - [`link`] is one connection of a stream: bytes to frames and back;
-//! - [`returned`] says what is handed back, and why;
+//! - [`returned`] says what is handed back, and why, [`again`] where it goes when it is pushed again;
 //! - [`receipts`] puts the answers of several streams together;
 //! - [`mesh`] is what all streams share, [`gateways`] how it follows what gateways become,
 //!   [`common_port`] how it reaches one whose shards' ports are closed;
@@ -17,6 +17,7 @@
 //! - [`runner`] keeps one stream alive, [`seeker`] looks for a gateway that was never reached: both
 //!   say what they wish for, and a driver carries it out.
 
+pub(crate) mod again;
 pub(crate) mod backoff;
 pub(crate) mod buffer;
 pub(crate) mod check;

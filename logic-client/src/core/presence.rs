@@ -37,9 +37,10 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    pub(crate) fn new(locate: Locate) -> Self {
+    /// Most users of a directory, each counted on each gateway: `most`.
+    pub(crate) fn new(locate: Locate, most: usize) -> Self {
         Self {
-            directory: (locate == Locate::Directory).then(RwLock::default),
+            directory: (locate == Locate::Directory).then(|| RwLock::new(Directory::new(most))),
             queries: Mutex::default(),
             names: RwLock::default(),
         }
@@ -69,9 +70,16 @@ impl Presence {
         self.change(|directory| directory.lost(gateway.0, shard));
     }
 
-    /// A gateway has told who is online, on its connection `run`.
-    pub(crate) fn told(&self, gateway: GatewayId, epoch: u64, run: u64, frame: Up) {
-        self.change(|directory| directory.apply(gateway.0, epoch, run, frame));
+    /// A gateway has told who is online, on its connection `run`. Says whether somebody found no room, the
+    /// first one of all.
+    pub(crate) fn told(&self, gateway: GatewayId, epoch: u64, run: u64, frame: Up) -> bool {
+        let mut full = false;
+        self.change(|directory| {
+            let before = directory.any_cut();
+            directory.apply(gateway.0, epoch, run, frame);
+            full = !before && directory.any_cut();
+        });
+        full
     }
 
     pub(crate) fn stats(&self) -> Option<DirectoryStats> {
@@ -80,6 +88,8 @@ impl Presence {
             users: figures.users,
             entries: figures.entries,
             complete: figures.complete,
+            refused: figures.refused,
+            cut: figures.cut,
             shards: figures.sources,
             snapshots: figures.snapshots,
             changes: figures.changes,

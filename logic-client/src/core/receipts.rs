@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use gateway_proto::v1;
 
-use crate::error::PushError;
+use crate::error::ConfirmError;
 use crate::push::Connection;
 
 /// What became of a push, counted in deliveries over all shards it went to.
@@ -116,7 +116,7 @@ impl Ticket {
 }
 
 /// The answer of one stream.
-pub(crate) type Answer = Result<Receipt, PushError>;
+pub(crate) type Answer = Result<Receipt, ConfirmError>;
 
 /// The pushes whose receipts are awaited. `T` is who waits. Bounded by its callers: each waits
 /// for one, and takes it back ([`Receipts::cancel`]) when it stops waiting.
@@ -134,7 +134,7 @@ struct Open<T> {
     /// A list of users, of whom some may be found and some not.
     list: bool,
     sum: Receipt,
-    error: Option<PushError>,
+    error: Option<ConfirmError>,
 }
 
 impl<T> Receipts<T> {
@@ -173,25 +173,31 @@ impl<T> Receipts<T> {
         }
     }
 
-    /// One stream has answered. With the last answer the result is handed out; a failure of one
-    /// stream is the failure of all.
+    /// One stream has answered. With the last answer the result is handed out: if one has failed, with
+    /// what the others have done beside the error.
     pub(crate) fn settle(&mut self, ticket: Ticket, answer: Answer) -> Option<(T, Answer)> {
         let open = self.open.get_mut(&ticket)?;
         match answer {
             Ok(receipt) => open.sum.add(receipt),
-            Err(error) => {
-                open.error.get_or_insert(error);
-            }
+            Err(error) => match &mut open.error {
+                Some(known) => known.add(error),
+                None => open.error = Some(error),
+            },
         }
         open.parts = open.parts.saturating_sub(1);
         if open.parts > 0 {
             return None;
         }
         let open = self.open.remove(&ticket)?;
-        Some((
-            open.waiter,
-            open.error.map_or(Ok(result(open.sum, open.list)), Err),
-        ))
+        let delivered = result(open.sum, open.list);
+        let answer = match open.error {
+            None => Ok(delivered),
+            Some(mut error) => {
+                error.delivered = Box::new(delivered);
+                Err(error)
+            }
+        };
+        Some((open.waiter, answer))
     }
 
     /// Who waits for it.
@@ -218,6 +224,7 @@ fn result(mut sum: Receipt, list: bool) -> Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::PushError;
 
     fn receipt(written: u64, no_target: u64) -> Answer {
         Ok(Receipt {
@@ -259,15 +266,26 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_stream_makes_the_whole_unknown_but_only_at_the_end() {
-        let mut receipts = Receipts::new();
-        let ticket = receipts.open((), false);
-        receipts.expect(ticket, 2, 0);
-        assert_eq!(receipts.settle(ticket, Err(PushError::Unknown)), None);
-        assert_eq!(
-            receipts.settle(ticket, receipt(1, 0)),
-            Some(((), Err(PushError::Unknown)))
-        );
+    fn a_part_that_failed_fails_the_push_at_the_end_and_hides_nothing_that_was_delivered() {
+        let failed = |error: PushError| Err(ConfirmError::from(error));
+        let (full, unknown) = (PushError::Full, PushError::Unknown);
+        for (errors, told) in [
+            ([&full, &full], &full),
+            ([&full, &unknown], &unknown),
+            ([&unknown, &full], &unknown),
+        ] {
+            let mut receipts = Receipts::new();
+            let ticket = receipts.open((), false);
+            receipts.expect(ticket, 4, 0);
+            let [first, second] = errors;
+            assert_eq!(receipts.settle(ticket, failed(first.clone())), None);
+            assert_eq!(receipts.settle(ticket, receipt(3, 0)), None);
+            assert_eq!(receipts.settle(ticket, failed(second.clone())), None);
+            let ((), answer) = receipts.settle(ticket, receipt(2, 1)).unwrap();
+            let error = answer.unwrap_err();
+            assert_eq!(&error.error, told);
+            assert_eq!(Ok(*error.delivered), receipt(5, 0));
+        }
     }
 
     #[test]

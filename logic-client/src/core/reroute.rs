@@ -81,7 +81,10 @@ pub(crate) fn reroute<'a, S: Destination, O>(
                 come = parts.len();
                 rerouted.items.extend(parts);
             }
-            Err(reason) => rerouted.returned.push((whole, origin, reason)),
+            Err(reason) => {
+                whole.stamp = joined(&whole, gone);
+                rerouted.returned.push((whole, origin, reason));
+            }
         }
         if let Some(ticket) = ticket.filter(|_| come != gone) {
             rerouted.replans.push(Replan { ticket, come, gone });
@@ -137,7 +140,7 @@ pub(crate) fn split<'a, S: Destination>(
     whole: &Item,
     parts: Vec<(&'a S, Body)>,
 ) -> Vec<(&'a S, Item)> {
-    let count = parts.len() as u32;
+    let count = parts.len() as u32 + whole.elsewhere();
     let mut items: Vec<_> = parts
         .into_iter()
         .map(|(stream, body)| (stream, whole.part(body)))
@@ -153,6 +156,20 @@ pub(crate) fn split<'a, S: Destination>(
         }
     }
     items
+}
+
+/// What stands on a command that comes back, of which `unsent` parts of one gateway were joined: if
+/// these are all there were, that gateway has one part.
+pub(crate) fn joined(whole: &Item, unsent: usize) -> Stamp {
+    let stamp = whole.stamp;
+    if is_list(&whole.body) || unsent != stamp.here as usize {
+        return stamp;
+    }
+    Stamp {
+        parts: stamp.parts - stamp.here + 1,
+        here: 1,
+        ..stamp
+    }
 }
 
 /// Adds another part of the same command. Only lists of users differ between parts.
@@ -172,6 +189,6 @@ pub(crate) fn join(whole: &mut Item, part: Item) {
     }
 }
 
-fn is_list(body: &Body) -> bool {
+pub(crate) fn is_list(body: &Body) -> bool {
     matches!(body, Body::Push(push) if matches!(push.target, Some(Target::Users(_))))
 }

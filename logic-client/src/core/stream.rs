@@ -47,7 +47,7 @@ use crate::core::backoff::{Backoff, Pace};
 use crate::core::buffer::{Item, Load};
 use crate::core::receipts::{Answer, Ticket};
 use crate::core::returned::ReturnReason;
-use crate::error::{GatewayError, PushError};
+use crate::error::GatewayError;
 use crate::event::{Event, What};
 use crate::stats::{Counters, StreamState};
 
@@ -331,7 +331,9 @@ impl Stream {
                 if self.receipts.len() >= self.rules.receipts {
                     self.counters.over_receipts += 1;
                     self.retained.pass_over(item);
-                    self.settle(Some(ticket), Err(PushError::TooManyReceipts));
+                    let item = item.clone();
+                    let reason = ReturnReason::TooManyReceipts;
+                    self.outputs.push_back(Output::Returned(item, reason));
                     continue;
                 }
                 self.receipts.insert(self.sequence + 1, ticket);

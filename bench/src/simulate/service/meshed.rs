@@ -215,11 +215,12 @@ impl Meshed {
                     written: receipt.written,
                     lost: receipt.lost(),
                 },
-                Err(PushError::Unknown) => Answer::Unknown,
+                Err(failed) if failed.error == PushError::Unknown => Answer::Unknown,
                 Err(error) => {
-                    context
-                        .coverage
-                        .hit("confirmed pushes failed", &label(&format!("{error:?}")));
+                    context.coverage.hit(
+                        "confirmed pushes failed",
+                        &label(&format!("{:?}", error.error)),
+                    );
                     Answer::Failed
                 }
             };

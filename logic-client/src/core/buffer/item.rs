@@ -7,6 +7,7 @@ use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
 use gateway_proto::v1::{self, Delivery, MessageRequest, ReceiptMode, subscribe};
 
+use crate::core::again::Again;
 use crate::core::receipts::Ticket;
 use crate::push::{Priority, Push};
 
@@ -46,6 +47,8 @@ pub(crate) struct Item {
     pub(crate) expires: Option<Duration>,
     /// Who waits for the receipt.
     pub(crate) ticket: Option<Ticket>,
+    /// It was handed back before.
+    pub(crate) again: Option<Box<Again>>,
     size: usize,
     /// Its number on the wire; 0: none yet.
     pub(crate) sequence: u64,
@@ -56,11 +59,12 @@ pub(crate) struct Item {
 }
 
 /// What is to be known of an [`Item`] when the command itself is kept elsewhere.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Label {
     stamp: Stamp,
     pub(crate) expires: Option<Duration>,
     ticket: Option<Ticket>,
+    again: Option<Box<Again>>,
     pub(crate) size: usize,
     pub(crate) sequence: u64,
     place: u64,
@@ -95,6 +99,7 @@ impl Item {
             body,
             expires,
             ticket: None,
+            again: None,
             sequence: 0,
             place: 0,
             conflates: None,
@@ -113,15 +118,22 @@ impl Item {
         self
     }
 
+    /// Parts that other gateways had of it when it was pushed before.
+    pub(crate) fn elsewhere(&self) -> u32 {
+        let only = self.again.as_ref().and_then(|again| again.only.as_ref());
+        only.map_or(0, |only| only.elsewhere)
+    }
+
     /// The same command with another body, for one of several streams.
     pub(crate) fn part(&self, body: Body) -> Self {
         Self {
             ticket: self.ticket,
+            again: self.again.clone(),
             ..Self::new(self.stamp, body, self.expires)
         }
     }
 
-    /// The push as it was given, to hand it back; `None` for another command.
+    /// The push as it was given; `None` for another command.
     pub(crate) fn into_push(self, now: Duration) -> Option<Push> {
         let Body::Push(mut request) = self.body else {
             return None;
@@ -131,7 +143,21 @@ impl Item {
             request.delivery = Some(delivery).filter(|delivery| *delivery != Delivery::default());
         }
         let ttl = self.expires.map(|expires| expires.saturating_sub(now));
-        Some(Push { request, ttl })
+        let again = self.again;
+        Some(Push {
+            request,
+            ttl,
+            again,
+        })
+    }
+
+    /// The push, with what it is to know when it is pushed again.
+    pub(crate) fn into_returned(self, now: Duration, again: Again) -> Option<Push> {
+        let again = Some(Box::new(again));
+        Some(Push {
+            again,
+            ..self.into_push(now)?
+        })
     }
 
     /// All of it but the command itself.
@@ -140,6 +166,7 @@ impl Item {
             stamp: self.stamp,
             expires: self.expires,
             ticket: self.ticket,
+            again: self.again.clone(),
             size: self.size,
             sequence: self.sequence,
             place: self.place,
@@ -195,6 +222,7 @@ impl Label {
             body,
             expires: self.expires,
             ticket: self.ticket,
+            again: self.again,
             size: self.size,
             sequence: self.sequence,
             place: self.place,

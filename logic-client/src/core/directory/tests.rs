@@ -8,7 +8,7 @@ use super::*;
 const EPOCH: u64 = 5;
 
 fn directory() -> Directory {
-    let mut directory = Directory::default();
+    let mut directory = Directory::new(usize::MAX);
     directory.adopt(0, EPOCH, 1);
     directory.adopt(1, EPOCH + 1, 1);
     directory
@@ -274,11 +274,55 @@ impl Model {
     }
 }
 
+#[test]
+fn a_shard_that_found_no_room_for_somebody_is_not_known_until_all_fit() {
+    let mut directory = Directory::new(2);
+    directory.adopt(0, EPOCH, 1);
+    tell(
+        &mut directory,
+        1,
+        [begin(), chunk(&[("a", 1, 1), ("b", 2, 1)])],
+    );
+    tell(&mut directory, 1, [end()]);
+    assert!(directory.knows(0, "c") && !directory.any_cut());
+    tell(&mut directory, 1, [online("c", 3, 1)]);
+    assert!(!directory.knows(0, "c") && directory.is_cut(0, "a"));
+    assert_eq!(
+        places(&directory, "a"),
+        [(0, 1, true)],
+        "is there all the same"
+    );
+    assert_eq!(
+        (directory.figures().refused, directory.figures().cut),
+        (1, 1)
+    );
+    // Room alone tells nobody who it was.
+    tell(&mut directory, 1, [offline("a", 4), offline("b", 5)]);
+    assert!(directory.is_cut(0, "c"));
+    tell(&mut directory, 2, [begin(), chunk(&[("c", 3, 1)]), end()]);
+    assert!(directory.knows(0, "c") && !directory.any_cut());
+    assert_eq!(places(&directory, "c"), [(0, 1, true)]);
+}
+
+#[test]
+fn what_is_remembered_during_a_snapshot_takes_room_too() {
+    let mut directory = Directory::new(2);
+    directory.adopt(0, EPOCH, 1);
+    let gone = (0..100).map(|user| offline(&format!("user-{user}"), 9));
+    tell(&mut directory, 1, [begin()].into_iter().chain(gone));
+    assert_eq!(directory.gone, 2);
+    tell(&mut directory, 1, [end()]);
+    assert!(!directory.knows(0, "user-7"), "not all was remembered");
+    tell(&mut directory, 2, [begin(), end()]);
+    assert!(directory.knows(0, "user-7"));
+    assert_eq!(directory.gone, 0);
+}
+
 proptest! {
     /// Whatever happens, a complete directory is the truth, and an incomplete one misses nobody it was told of.
     #[test]
-    fn a_complete_directory_is_the_truth(acts in acts()) {
-        let mut directory = Directory::default();
+    fn a_complete_directory_is_the_truth(acts in acts(), most in prop_oneof![0..30_usize, Just(usize::MAX)]) {
+        let mut directory = Directory::new(most);
         let mut models = [Model::default(), Model::default()];
         for (at, model) in (0..).zip(&mut models) {
             (model.epoch, model.run) = (1 + u64::from(at) * 1000, 1);
@@ -308,6 +352,7 @@ proptest! {
                 directory.apply(at, model.epoch, model.run, frame);
             }
             check(&directory, &models)?;
+            prop_assert!(directory.figures().entries <= most);
         }
         for (at, model) in (0..).zip(&mut models) {
             let frame = model.begin();
@@ -321,7 +366,8 @@ proptest! {
         directory.forget(0);
         directory.forget(1);
         prop_assert_eq!(directory.figures().entries + directory.figures().users, 0);
-        prop_assert_eq!(directory.figures().sources, 0);
+        prop_assert_eq!(directory.figures().sources + directory.figures().cut, 0);
+        prop_assert_eq!(directory.gone, 0);
     }
 }
 
@@ -367,6 +413,7 @@ fn memory_per_user() {
         }
         assert_eq!(directory.figures().users, USERS as usize);
         let bytes = (resident() - before) / USERS as usize;
+        assert!(bytes <= 250, "{bytes} bytes on {what}");
         kept.push(directory);
         println!("{bytes} bytes per user of 13 bytes on {what}, two gateways");
     }

@@ -9,7 +9,7 @@ impl Routes {
         self.gateways.iter().find(|known| known.id == gateway)
     }
 
-    pub(super) fn position(&self, address: &str) -> Option<usize> {
+    pub(crate) fn position(&self, address: &str) -> Option<usize> {
         let mut gateways = self.gateways.iter();
         gateways.position(|known| *known.address == *address)
     }

@@ -13,7 +13,12 @@ type Stream = (u32, u32);
 
 /// Gateways 0, 1 and 2 with two shards each, all silent.
 fn mesh() -> (Router<Stream>, Directory) {
-    let (mut router, mut directory) = (Router::new(), Directory::default());
+    mesh_with(usize::MAX)
+}
+
+/// The same, and the directory has room for so many.
+fn mesh_with(most: usize) -> (Router<Stream>, Directory) {
+    let (mut router, mut directory) = (Router::new(), Directory::new(most));
     for gateway in 0..3 {
         let route = Route {
             epoch: epoch(gateway),
@@ -117,6 +122,43 @@ fn while_a_gateway_is_silent_its_users_are_where_they_were_last() {
     directory.adopt(0, 99, SHARDS);
     lose(&mut directory, 2);
     assert_eq!(at(&directory, "carol"), (vec![0, 2], 0));
+}
+
+#[test]
+fn a_full_directory_costs_pushes_a_detour_and_nobody_a_message() {
+    let (router, mut directory) = mesh_with(2);
+    let users = (0..).map(|user| format!("user-{user}"));
+    let here: Vec<_> = users.filter(|user| shard(user) == 0).take(3).collect();
+    let [alice, bob, carol] = &here[..] else {
+        unreachable!()
+    };
+    tell(&mut directory, 0, &[alice, bob]);
+    tell(&mut directory, 1, &[alice, carol]);
+    tell(&mut directory, 2, &[]);
+    let at = |user: &str| gateways(&router, &directory, &push(user));
+    // There was no room for what gateway 1 told of this shard.
+    assert_eq!(at(alice), (vec![0, 1], 0));
+    assert_eq!(
+        at(bob),
+        (vec![0, 1], 0),
+        "who is known may be there as well"
+    );
+    assert_eq!(at(carol), (vec![1], 0));
+    let list = Body::Push(Push::users([alice, bob, carol]).request);
+    let Located { paths, nowhere } = router.located(&list, &directory);
+    let parts = paths.into_parts(&list);
+    let parts = parts.iter().map(|((gateway, _), part)| match whom(part) {
+        Whom::Users(users) => (*gateway, users.user_ids.clone()),
+        _ => panic!("{part:?}"),
+    });
+    let expected = [
+        (0, vec![alice.clone(), bob.clone()]),
+        (1, vec![alice.clone(), bob.clone(), carol.clone()]),
+    ];
+    assert_eq!((parts.collect::<Vec<_>>(), nowhere), (expected.to_vec(), 0));
+    let other = (0..).map(|user| format!("user-{user}"));
+    let other = { other }.find(|user| shard(user) == 1).unwrap();
+    assert_eq!(at(&other), (vec![], 1), "the other shard is known");
 }
 
 #[test]

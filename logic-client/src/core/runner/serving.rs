@@ -212,7 +212,9 @@ impl Runner {
                     // Runs of a stream that retires must not hide those of its successor, which has a higher index.
                     let teller = u64::from(self.queue.index) << 32 | run;
                     let presence = &self.mesh.presence;
-                    presence.told(self.queue.gateway, epoch, teller, frame);
+                    if presence.told(self.queue.gateway, epoch, teller, frame) {
+                        self.notify(What::DirectoryFull);
+                    }
                 }
                 Output::Returned(item, reason) => {
                     self.mesh.hand_back(now, &self.queue, item, reason);

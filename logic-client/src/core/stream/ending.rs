@@ -157,7 +157,7 @@ impl Stream {
         let later = self.receipts.split_off(&(sequence + 1));
         let lost = std::mem::replace(&mut self.receipts, later);
         for ticket in lost.into_values() {
-            self.settle(Some(ticket), Err(PushError::Unknown));
+            self.settle(Some(ticket), Err(PushError::Unknown.into()));
         }
     }
 }

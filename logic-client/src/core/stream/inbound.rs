@@ -207,7 +207,8 @@ impl Stream {
             self.hand_back(item, ReturnReason::Rejected(rejection));
         } else {
             let ticket = self.receipts.remove(&sequence);
-            self.settle(ticket, Err(PushError::Rejected(rejection)));
+            let error = PushError::Rejected(rejection).into();
+            self.settle(ticket, Err(error));
         }
     }
 

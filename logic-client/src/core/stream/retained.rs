@@ -146,7 +146,7 @@ impl Retained {
             }
             content => {
                 let body = self.body(content).unwrap_or_else(nothing);
-                let mut item = kept.label.with(body);
+                let mut item = kept.label.clone().with(body);
                 age(&mut item, now);
                 send(Outgoing::Large(&Numbered::from(&item)));
             }
@@ -211,7 +211,7 @@ impl Retained {
             return None;
         }
         kept.answered = true;
-        let label = kept.label;
+        let label = kept.label.clone();
         let content = std::mem::replace(&mut kept.content, Content::Gone);
         kept.label.size = 0;
         self.bytes -= label.size;
