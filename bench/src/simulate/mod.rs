@@ -24,11 +24,16 @@ mod tally;
 mod trace;
 mod world;
 
+pub use oracle::{Target, number};
+pub use plan::{Act, Kind, Plan};
+pub use rng::Rng;
 pub use run::{Options, Report, run};
+pub use service::Wanted;
 pub use world::{Outcome, live};
 
 /// A payload that begins with a number.
-fn payload(number: usize, size: usize) -> Vec<u8> {
+#[must_use]
+pub fn payload(number: usize, size: usize) -> Vec<u8> {
     let mut payload = format!("{number}:").into_bytes();
     let size = size.max(payload.len());
     payload.resize(size, b'.');
@@ -36,12 +41,14 @@ fn payload(number: usize, size: usize) -> Vec<u8> {
 }
 
 /// The name of a user.
-fn user(user: u32) -> String {
+#[must_use]
+pub fn user(user: u32) -> String {
     format!("user-{user}")
 }
 
 /// The name of a topic.
-fn topic(topic: u32) -> String {
+#[must_use]
+pub fn topic(topic: u32) -> String {
     format!("topic-{topic}")
 }
 

@@ -72,6 +72,7 @@ impl Oracle {
 }
 
 /// The number that a payload begins with.
+#[must_use]
 pub fn number(payload: &[u8]) -> Option<usize> {
     let digits = payload.split(|byte| *byte == b':').next()?;
     std::str::from_utf8(digits).ok()?.parse().ok()

@@ -17,7 +17,7 @@ use logic_client::{
 use super::{
     Service, Wanted,
     asking::Asking,
-    request::{push, subscribe},
+    request::{named, subscribe},
     setup::{MOST_SHARDS, Setup, World},
     strand::Strand,
 };
@@ -369,7 +369,7 @@ impl Service for Meshed {
             self.setup.resend,
             places.clone(),
         );
-        let push = push(context, wanted, id);
+        let push = wanted.push(id, |connection| named(context, connection));
         let clock = self.clock(context);
         if wanted.confirmed {
             match self.mesh.try_push_confirmed(clock, push) {

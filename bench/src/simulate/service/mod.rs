@@ -48,7 +48,9 @@ impl Wanted {
         }
     }
 
-    fn is_plain(&self) -> bool {
+    /// Nothing may drop it: it has no time to live, no key, and the usual priority.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
         self.ttl_ms == 0 && self.key.is_none() && !self.low
     }
 

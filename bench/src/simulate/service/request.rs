@@ -25,11 +25,7 @@ pub fn request(context: &Context, wanted: &Wanted, id: usize) -> v1::MessageRequ
         }),
         Target::Topic(topic) => target::Target::Topic(crate::simulate::topic(*topic)),
         Target::Everyone => target::Target::Everyone(v1::Everyone {}),
-        Target::Connection(connection) => {
-            let conn = context.oracle.down.conn(*connection);
-            let (epoch, id) = conn.map_or((1, 1), |conn| (conn.epoch, conn.id));
-            target::Target::Connection(v1::Connection { epoch, id })
-        }
+        Target::Connection(connection) => target::Target::Connection(named(context, *connection)),
     };
     let mut delivery = v1::Delivery {
         ttl_ms: wanted.ttl_ms,
@@ -50,28 +46,35 @@ pub fn request(context: &Context, wanted: &Wanted, id: usize) -> v1::MessageRequ
     }
 }
 
-/// A push as `logic-client` takes it.
-pub fn push(context: &Context, wanted: &Wanted, id: usize) -> Push {
-    let push = match &wanted.target {
-        Target::User(user) => Push::user(crate::simulate::user(*user)),
-        Target::Users(users) => Push::users(users.iter().copied().map(crate::simulate::user)),
-        Target::Topic(topic) => Push::topic(crate::simulate::topic(*topic)),
-        Target::Everyone => Push::everyone(),
-        Target::Connection(connection) => {
-            let conn = context.oracle.down.conn(*connection);
-            let (epoch, id) = conn.map_or((1, 1), |conn| (conn.epoch, conn.id));
-            Push::connection(v1::Connection { epoch, id }.into())
+impl Wanted {
+    /// As `logic-client` takes it, with the number that its payload begins with; `named` tells what the gateway calls a
+    /// connection.
+    #[must_use]
+    pub fn push(&self, id: usize, named: impl FnOnce(u32) -> v1::Connection) -> Push {
+        let push = match &self.target {
+            Target::User(user) => Push::user(crate::simulate::user(*user)),
+            Target::Users(users) => Push::users(users.iter().copied().map(crate::simulate::user)),
+            Target::Topic(topic) => Push::topic(crate::simulate::topic(*topic)),
+            Target::Everyone => Push::everyone(),
+            Target::Connection(connection) => Push::connection(named(*connection).into()),
+        };
+        let mut push = push.payload(Kind::Text, crate::simulate::payload(id, self.size));
+        if self.ttl_ms > 0 {
+            push = push.ttl(Duration::from_millis(self.ttl_ms.into()));
         }
-    };
-    let mut push = push.payload(Kind::Text, crate::simulate::payload(id, wanted.size));
-    if wanted.ttl_ms > 0 {
-        push = push.ttl(Duration::from_millis(wanted.ttl_ms.into()));
+        if let Some(key) = self.key {
+            push = push.conflate(format!("k{key}"));
+        }
+        if self.low {
+            push = push.priority(Priority::Low);
+        }
+        push
     }
-    if let Some(key) = wanted.key {
-        push = push.conflate(format!("k{key}"));
-    }
-    if wanted.low {
-        push = push.priority(Priority::Low);
-    }
-    push
+}
+
+/// What the gateway calls a connection that a service may have seen.
+pub fn named(context: &Context, connection: u32) -> v1::Connection {
+    let conn = context.oracle.down.conn(connection);
+    let (epoch, id) = conn.map_or((1, 1), |conn| (conn.epoch, conn.id));
+    v1::Connection { epoch, id }
 }
