@@ -249,7 +249,7 @@ impl World {
         let (client, judge) = (client.clone(), Arc::clone(&self.judge));
         let mut answer = Box::pin(async move {
             let answer = client.push_confirmed(push).await;
-            lock(&judge).answered(id, answer);
+            lock(&judge).answered(id, answer.map_err(|failed| failed.error));
         });
         // The first poll hands the push to the client: the order is that of these calls.
         let mut first = pin!(poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))));
