@@ -94,7 +94,7 @@ impl Process {
             .map(|lanes| {
                 let index = lanes.index();
                 let metrics = Arc::new(Metrics::new(index));
-                let shard = Shard::new(gateway.clone(), metrics.clone(), lanes, rng.next());
+                let shard = Shard::new(gateway.clone(), metrics.clone(), lanes, rng.draw());
                 let owner = Owner::Shard(place, index);
                 let mut seat = Seat::new(shard, metrics, owner, epoch, launch.costs);
                 let tick = &launch.config.tick;

@@ -14,7 +14,7 @@ impl Rng {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,12 +24,12 @@ impl Rng {
 
     /// Any number but 0.
     pub fn nonzero(&mut self) -> u64 {
-        self.next() | 1
+        self.draw() | 1
     }
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.draw() % bound as u64) as usize
     }
 
     /// A number from `low` to `high`, both included.
@@ -50,12 +50,12 @@ impl Rng {
     /// A time below `bound`.
     pub fn time(&mut self, bound: Duration) -> Duration {
         let nanos = bound.as_nanos() as u64;
-        Duration::from_nanos(self.next() % nanos.max(1))
+        Duration::from_nanos(self.draw() % nanos.max(1))
     }
 
     /// Another source, which does not depend on how much is drawn from this one later.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.draw())
     }
 }
 
@@ -66,9 +66,9 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_numbers() {
         let (mut one, mut other) = (Rng::new(7), Rng::new(7));
-        let numbers: Vec<_> = (0..100).map(|_| one.next()).collect();
-        assert!(numbers.iter().all(|number| *number == other.next()));
-        assert_ne!(Rng::new(8).next(), numbers[0]);
+        let numbers: Vec<_> = (0..100).map(|_| one.draw()).collect();
+        assert!(numbers.iter().all(|number| *number == other.draw()));
+        assert_ne!(Rng::new(8).draw(), numbers[0]);
     }
 
     #[test]

@@ -90,8 +90,8 @@ impl Meshed {
             .on_notice(move |notice| lock(&notices).notices.push(notice.clone()))
             .on_returned(move |back| lock(&returned).returned.push(back));
         let mut session = [0; 16];
-        session[..8].copy_from_slice(&context.rng.next().to_le_bytes());
-        session[8..].copy_from_slice(&context.rng.next().to_le_bytes());
+        session[..8].copy_from_slice(&context.rng.draw().to_le_bytes());
+        session[8..].copy_from_slice(&context.rng.draw().to_le_bytes());
         let mesh = match simulation::mesh(builder, session) {
             Ok(mesh) => mesh,
             Err(error) => panic!("a setup that works: {error}"),

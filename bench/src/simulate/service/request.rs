@@ -49,7 +49,6 @@ pub fn request(context: &Context, wanted: &Wanted, id: usize) -> v1::MessageRequ
 impl Wanted {
     /// As `logic-client` takes it, with the number that its payload begins with; `named` tells what the gateway calls a
     /// connection.
-    #[must_use]
     pub fn push(&self, id: usize, named: impl FnOnce(u32) -> v1::Connection) -> Push {
         let push = match &self.target {
             Target::User(user) => Push::user(crate::simulate::user(*user)),
