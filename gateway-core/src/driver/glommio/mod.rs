@@ -1,6 +1,6 @@
 //! The glommio driver: sockets and timers of the glommio runtime, on its three rings.
 //!
-//! What it shares with other runtimes is in [`runtime`](super::runtime). Particular to glommio:
+//! What it shares with other runtimes is in `driver/runtime`. Particular to glommio:
 //!
 //! - It tells readiness only by way of a read that found nothing, so its own nonblocking calls do the reading and sending
 //!   (`socket.rs`).

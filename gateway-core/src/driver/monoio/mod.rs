@@ -1,6 +1,6 @@
 //! The monoio driver: sockets and timers of the monoio runtime, on io_uring or on epoll.
 //!
-//! What it shares with other runtimes is in [`runtime`](super::runtime).
+//! What it shares with other runtimes is in `driver/runtime`.
 
 use std::{
     io,
