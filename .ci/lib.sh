@@ -7,7 +7,7 @@ ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$ci")
 # What was installed here, and what suites leave behind: on several drivers at once, each in a folder of its own.
 tools=$ci/out
-out=${RINGWAY_CI_OUT:-$tools}
+out=${CI_OUT:-$tools}
 mkdir -p "$tools" "$out"
 cd "$root"
 # Crowds of sockets need descriptors.
