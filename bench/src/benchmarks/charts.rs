@@ -50,10 +50,6 @@ fn cost(results: &Results) -> Bars {
             "1,200 B to single users, 1,000 connections",
         ),
         (
-            "others",
-            "128 B to single users, 1,000 connections, other servers",
-        ),
-        (
             "multicast",
             "128 B to 100 users at a time, 1,000 connections",
         ),

@@ -32,10 +32,6 @@ pub const SECTIONS: &[Section] = &[
         arguments: "unicast --connections 1000 --payload 1200 --seconds 1 --rounds 7 --against tonic,limit,limit-joined,ringway-monoio",
     },
     Section {
-        name: "others",
-        arguments: "unicast --connections 1000 --seconds 1 --rounds 3 --against tonic,nchan,nats,pushpin",
-    },
-    Section {
         name: "multicast",
         arguments: "multicast --connections 1000 --members 100 --seconds 1 --rounds 5 --against tonic,limit",
     },
