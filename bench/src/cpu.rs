@@ -3,9 +3,11 @@
 use std::{fs, sync::OnceLock, time::Duration};
 
 use anyhow::Context;
+use nix::{time::clock_getcpuclockid, unistd::Pid};
 use rustix::{
     process::setpriority_process,
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+    time::{ClockId, clock_gettime},
 };
 
 /// The CPUs this thread may use, in order.
@@ -110,31 +112,21 @@ pub fn load_average() -> f64 {
 }
 
 /// User and system time of the calling thread.
-///
-/// # Errors
-/// The kernel was built without scheduler statistics.
-pub fn own_time() -> anyhow::Result<Duration> {
-    let path = "/proc/thread-self/schedstat";
-    let stat = fs::read_to_string(path).with_context(|| path.to_owned())?;
-    Ok(Duration::from_nanos(on_cpu(&stat)?))
+#[must_use]
+pub fn own_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// User and system time of all threads that process `pid` has now, in nanoseconds exactly (`/proc/PID/stat` counts in
-/// ticks of 10 ms).
+/// User and system time of process `pid` by its own clock, in nanoseconds exactly, threads that have ended included
+/// (clock_getcpuclockid(3); `/proc/PID/stat` counts in ticks of 10 ms).
 ///
 /// # Errors
-/// The process is gone, or the kernel was built without scheduler statistics.
+/// The process is gone.
 pub fn time(pid: u32) -> anyhow::Result<Duration> {
-    let mut nanos = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let path = task?.path().join("schedstat");
-        let Ok(stat) = fs::read_to_string(&path) else {
-            // The thread has ended meanwhile.
-            continue;
-        };
-        nanos += on_cpu(&stat).with_context(|| path.display().to_string())?;
-    }
-    Ok(Duration::from_nanos(nanos))
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into()?));
+    let clock = clock.with_context(|| format!("no CPU clock of process {pid}"))?;
+    Ok(clock.now()?.into())
 }
 
 /// CPU time of all of them, see [`time`].
@@ -143,13 +135,6 @@ pub fn time(pid: u32) -> anyhow::Result<Duration> {
 /// As there.
 pub fn time_of(pids: &[u32]) -> anyhow::Result<Duration> {
     pids.iter().map(|pid| time(*pid)).sum()
-}
-
-/// The first field of a `schedstat`: nanoseconds on a CPU.
-fn on_cpu(stat: &str) -> anyhow::Result<u64> {
-    let first = stat.split_ascii_whitespace().next();
-    let nanos = first.and_then(|nanos| nanos.parse().ok());
-    nanos.with_context(|| format!("no time on a CPU in {stat:?}"))
 }
 
 #[cfg(test)]
@@ -168,5 +153,19 @@ mod tests {
         let spent = time(std::process::id()).unwrap() - before;
         // Others may have had the CPU for a part of it.
         assert!(spent > Duration::from_millis(5), "{spent:?}");
+    }
+
+    #[test]
+    fn threads_that_have_ended_have_cost_what_they_cost() {
+        let before = time(std::process::id()).unwrap();
+        let busy = std::thread::spawn(|| {
+            let started = own_time();
+            while own_time() - started < Duration::from_millis(20) {
+                std::hint::spin_loop();
+            }
+        });
+        busy.join().unwrap();
+        let spent = time(std::process::id()).unwrap() - before;
+        assert!(spent >= Duration::from_millis(20), "{spent:?}");
     }
 }

@@ -151,8 +151,7 @@ impl Run {
         let after = self.usage(peer)?;
         hand.pusher.finish().await?;
         let mut figures = before.figures(&after, pushing);
-        let load = after.load.saturating_sub(before.load).as_secs_f64()
-            / (after.at - before.at).as_secs_f64();
+        let load = (after.load - before.load).as_secs_f64() / (after.at - before.at).as_secs_f64();
         let load_name = match plan.flow {
             Flow::Window(_) => "load_cores",
             // It never sleeps: what it uses says nothing.
@@ -346,8 +345,7 @@ impl Usage {
         figures.set("pushing_seconds", pushing.as_secs_f64());
         figures.set("messages_per_second", messages / seconds);
         if let Some((before, after)) = self.server.zip(after.server) {
-            // The time of a thread that has ended is gone with it.
-            let server = after.saturating_sub(before).as_secs_f64();
+            let server = (after - before).as_secs_f64();
             figures.set("server_micros_per_message", server * 1e6 / messages);
             figures.set("server_cores", server / seconds);
         }

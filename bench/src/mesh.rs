@@ -189,7 +189,7 @@ async fn sample(
             .iter()
             .map(|gateway| cpu::time(gateway.pid()))
             .sum::<anyhow::Result<_>>()?;
-        Ok((cpu::own_time()?, gateways))
+        Ok((cpu::own_time(), gateways))
     };
     let length = Duration::from_secs_f64(options.seconds);
     let (client, gateway) = time()?;

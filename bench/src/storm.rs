@@ -12,7 +12,7 @@ use logic_client::{Event, Events, Kind, LogicClient, Push};
 use tokio::time::timeout;
 
 use crate::{
-    clients::{Clients, user},
+    clients::user,
     clock, cpu,
     figures::{Figures, Findings, Sample},
     gateway::{Gateway, Launch},
@@ -77,11 +77,7 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let gateway = launch.start()?;
     let patience = Duration::from_secs_f64(options.patience);
     let muster = Muster {
-        door: Door {
-            address: gateway.ws,
-            target: Clients::target(SOMEBODY),
-            greeting: Vec::new(),
-        },
+        door: Door::of(SOMEBODY, gateway.ws),
         clients: setup.connections,
         processes: options.load_processes,
         payload: setup.payload,

@@ -226,11 +226,11 @@ impl Sum {
         pids: &[u32],
         window: impl AsyncFnOnce() -> anyhow::Result<witness::Window>,
     ) -> anyhow::Result<()> {
-        let (receivers, client) = (cpu::time_of(pids)?, cpu::own_time()?);
+        let (receivers, client) = (cpu::time_of(pids)?, cpu::own_time());
         let began = std::time::Instant::now();
         let window = window().await?;
         self.elapsed += began.elapsed();
-        self.client += cpu::own_time()? - client;
+        self.client += cpu::own_time() - client;
         self.receivers += cpu::time_of(pids)? - receivers;
         self.messages += window.messages;
         self.pushing += window.pushing;

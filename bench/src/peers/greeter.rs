@@ -19,7 +19,7 @@ use rustix::{
 use slab::Slab;
 
 use super::{Door, Peer, Pusher, Stage};
-use crate::{clients::Clients, process::Process, wire};
+use crate::{process::Process, wire};
 
 const READY: &str = "greeter ready ";
 const LISTENER: u64 = u64::MAX;
@@ -56,11 +56,7 @@ impl Peer for Greeter {
     }
 
     fn door(&self, user: &str) -> Door {
-        Door {
-            address: self.ws,
-            target: Clients::target(user),
-            greeting: Vec::new(),
-        }
+        Door::of(user, self.ws)
     }
 
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {

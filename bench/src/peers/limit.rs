@@ -14,7 +14,6 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Audience, Door, Peer, Pusher, Stage};
 use crate::{
-    clients::Clients,
     clock,
     process::Process,
     verify::{Issuer, Ledger},
@@ -96,11 +95,7 @@ impl Peer for Limit {
     }
 
     fn door(&self, user: &str) -> Door {
-        Door {
-            address: self.ws,
-            target: Clients::target(user),
-            greeting: Vec::new(),
-        }
+        Door::of(user, self.ws)
     }
 
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {

@@ -9,7 +9,11 @@ use clap::ValueEnum;
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::{clients::user, cpu::Places, gateway::Launch};
+use crate::{
+    clients::{Clients, user},
+    cpu::Places,
+    gateway::Launch,
+};
 
 mod foreign;
 pub mod generic;
@@ -133,6 +137,18 @@ pub struct Door {
     pub target: String,
     /// WebSocket messages (text) that the client sends once it is connected.
     pub greeting: Vec<String>,
+}
+
+impl Door {
+    /// That of a user, as the gateway and all that are like it have it.
+    #[must_use]
+    pub fn of(user: &str, address: SocketAddr) -> Self {
+        Self {
+            address,
+            target: Clients::target(user),
+            greeting: Vec::new(),
+        }
+    }
 }
 
 /// What a peer has counted since it was started. `None`: it does not tell.

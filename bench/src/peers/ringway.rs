@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use logic_client::{LogicClient, Push, TryPushError};
 
 use super::{Audience, Counters, Door, Peer, Pusher, Stage};
-use crate::{clients::Clients, gateway::Gateway, metrics::Metrics};
+use crate::{gateway::Gateway, metrics::Metrics};
 
 /// A gateway, ours or one that runs already.
 pub struct Ringway {
@@ -75,11 +75,7 @@ impl Peer for Ringway {
     }
 
     fn door(&self, user: &str) -> Door {
-        Door {
-            address: self.ws,
-            target: Clients::target(user),
-            greeting: Vec::new(),
-        }
+        Door::of(user, self.ws)
     }
 
     fn services(&self) -> Option<SocketAddr> {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures_util::future::LocalBoxFuture;
 
 use super::{Audience, Door, Peer, Pusher, Stage, generic::Generic};
-use crate::{clients::Clients, process::Process};
+use crate::process::Process;
 
 mod server;
 
@@ -50,11 +50,7 @@ impl Peer for Tonic {
     }
 
     fn door(&self, user: &str) -> Door {
-        Door {
-            address: self.ws,
-            target: Clients::target(user),
-            greeting: Vec::new(),
-        }
+        Door::of(user, self.ws)
     }
 
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {
