@@ -174,6 +174,7 @@ pub(crate) fn joined(whole: &Item, unsent: usize) -> Stamp {
 
 /// Adds another part of the same command. Only lists of users differ between parts.
 pub(crate) fn join(whole: &mut Item, part: Item) {
+    whole.doubtful |= part.doubtful;
     let (Body::Push(push), Body::Push(more)) = (&mut whole.body, part.body) else {
         return;
     };

@@ -122,6 +122,12 @@ impl Returned {
 impl Mesh {
     /// Hands a command of a stream back: to who waits for its receipt, or to the application.
     pub(crate) fn hand_back(&self, now: Duration, queue: &Queue, item: Item, reason: ReturnReason) {
+        // Not to be sent again is not: not sent.
+        let reason = match reason {
+            ReturnReason::Conflated | ReturnReason::Rejected(_) => reason,
+            _ if item.doubtful => ReturnReason::Unknown,
+            _ => reason,
+        };
         queue.count_returned(&reason);
         if let Some(ticket) = item.ticket {
             let answer = reason.clone().into_answer().map_err(|error| {

@@ -49,6 +49,8 @@ pub(crate) struct Item {
     pub(crate) ticket: Option<Ticket>,
     /// It was handed back before.
     pub(crate) again: Option<Box<Again>>,
+    /// It was sent before, and what became of it is not known.
+    pub(crate) doubtful: bool,
     size: usize,
     /// Its number on the wire; 0: none yet.
     pub(crate) sequence: u64,
@@ -65,6 +67,7 @@ pub(crate) struct Label {
     pub(crate) expires: Option<Duration>,
     ticket: Option<Ticket>,
     again: Option<Box<Again>>,
+    doubtful: bool,
     pub(crate) size: usize,
     pub(crate) sequence: u64,
     place: u64,
@@ -100,6 +103,7 @@ impl Item {
             expires,
             ticket: None,
             again: None,
+            doubtful: false,
             sequence: 0,
             place: 0,
             conflates: None,
@@ -129,6 +133,7 @@ impl Item {
         Self {
             ticket: self.ticket,
             again: self.again.clone(),
+            doubtful: self.doubtful,
             ..Self::new(self.stamp, body, self.expires)
         }
     }
@@ -167,6 +172,7 @@ impl Item {
             expires: self.expires,
             ticket: self.ticket,
             again: self.again.clone(),
+            doubtful: self.doubtful,
             size: self.size,
             sequence: self.sequence,
             place: self.place,
@@ -223,6 +229,7 @@ impl Label {
             expires: self.expires,
             ticket: self.ticket,
             again: self.again,
+            doubtful: self.doubtful,
             size: self.size,
             sequence: self.sequence,
             place: self.place,

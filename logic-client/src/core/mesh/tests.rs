@@ -162,6 +162,22 @@ fn what_is_unknown_is_sent_again_by_the_streams_to_other_shards() {
 }
 
 #[test]
+fn what_was_sent_and_cannot_be_sent_again_is_unknown() {
+    let mut world = World::new(|builder| builder.resend_unknown(true));
+    world.boot("a", 1, 1);
+    world.boot("b", 2, 1);
+    world.resolve(&["a", "b"]);
+    world.gateways.get_mut("a").unwrap().frozen = true;
+    assert!(world.try_push(Push::user("u").text("1")));
+    world.run(SECOND);
+    world.vanish("a");
+    world.resolve(&["b"]);
+    world.run(SECOND * 120);
+    // "a" may have done its part, and "b" has its own.
+    assert_eq!(world.back(), [returned("1", "Unknown")]);
+}
+
+#[test]
 fn what_a_gateway_alone_was_to_get_goes_to_the_one_in_its_place() {
     let mut world = world(&["a"], 100);
     world.vanish("a");

@@ -120,13 +120,14 @@ impl Stream {
 
     /// What is on its way may have been taken or not.
     pub(super) fn give_up(&mut self) {
-        let (count, items) = self.retained.drain();
+        let (count, mut items) = self.retained.drain();
         self.counters.unknown += count;
         self.ack = None;
         if count > 0 {
             self.notify(What::Unknown { count });
         }
         if self.rules.resend_unknown {
+            items.iter_mut().for_each(|item| item.doubtful = true);
             self.go_back(items);
         } else {
             for item in items {
