@@ -331,12 +331,14 @@ mod tests {
         bootstrap::start(config, Extras::default()).unwrap()
     }
 
-    /// A port that is free, and so is the next.
+    /// A port that is free, and so is the next. Its address is nobody else's: the ports must still be free when the
+    /// second gateway comes, though others bind and connect meanwhile, not least the service that looks for the first.
     fn free_pair() -> SocketAddr {
+        const OWN: &str = "127.83.86.67";
         for _ in 0..100 {
-            let first = TcpListener::bind("127.0.0.1:0").unwrap();
+            let first = TcpListener::bind((OWN, 0)).unwrap();
             let address = first.local_addr().unwrap();
-            if TcpListener::bind(("127.0.0.1", address.port() + 1)).is_ok() {
+            if TcpListener::bind((OWN, address.port() + 1)).is_ok() {
                 return address;
             }
         }
