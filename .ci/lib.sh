@@ -13,8 +13,9 @@ cd "$root"
 # Crowds of sockets need descriptors.
 ulimit -S -n "$(ulimit -H -n)"
 
-# The gateway under test. `RINGWAY=/path/to/ringway` tests another build.
-export RINGWAY=${RINGWAY:-$root/target/release/ringway}
+# The gateway under test: the one that the tests have built, whose assertions are on. `RINGWAY=/path/to/ringway` tests another
+# build.
+export RINGWAY=${RINGWAY:-$root/target/debug/ringway}
 
 # What is built and tested: the whole workspace with every driver. The same features everywhere, so that nothing is built twice;
 # that it builds without them is a suite of its own, which only checks.
@@ -34,7 +35,7 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # Builds the gateway, unless the caller names one.
 need_gateway() {
-    [[ $RINGWAY != "$root/target/release/ringway" ]] || cargo build --release --quiet "${workspace[@]}" --bin ringway
+    [[ $RINGWAY != "$root/target/debug/ringway" ]] || cargo build --quiet "${workspace[@]}" --bin ringway
 }
 
 # once COMMAND...: nobody else installs meanwhile.

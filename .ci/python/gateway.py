@@ -11,7 +11,7 @@ import urllib.request
 CI = pathlib.Path(__file__).parent.parent
 # Suites that run on several drivers at once have a folder each.
 OUT = pathlib.Path(os.environ.get("CI_OUT", CI / "out"))
-BINARY = os.environ.get("RINGWAY", str(CI.parent / "target/release/ringway"))
+BINARY = os.environ.get("RINGWAY", str(CI.parent / "target/debug/ringway"))
 
 # Ends at once when told to: tests wait for events, not for drains.
 QUICK_DRAIN = {"drain": {"spread_ms": 0, "grace_ms": 1000}}

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     jobs::JobId,
     outbox::{Frame, Kind, Meta},
@@ -19,8 +21,12 @@ pub struct Batch {
     entries: Vec<Entry>,
     /// Of those entries that have one.
     extras: Vec<Extra>,
-    /// Bytes that were sent, of a batch in flight.
-    flown: usize,
+    /// Frames that many outboxes have, in the order of their entries: they are not in `bytes`.
+    shared: Vec<Shared>,
+    shared_bytes: usize,
+    /// How far a batch in flight was sent, and whether its next bytes were offered to the kernel.
+    flown: Flown,
+    offered: bool,
     /// Entries and bytes that are dropped but not yet cut out.
     dead: usize,
     dead_bytes: usize,
@@ -39,6 +45,35 @@ struct Entry {
     priority: Priority,
     control: bool,
     dead: bool,
+    /// Its bytes are the next of `shared`.
+    shared: bool,
+}
+
+/// A frame that is too long to be copied for everybody who gets it.
+#[derive(Debug)]
+struct Shared {
+    /// So many of the batch's own bytes go before it.
+    at: usize,
+    frame: Bytes,
+}
+
+/// What was sent: of the own bytes, of the shared frames, and of the next of these.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flown {
+    own: usize,
+    frames: usize,
+    part: usize,
+}
+
+/// What is left of a flight when the kernel took some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// More of what it was offered.
+    Rest,
+    /// What it was not offered yet: the next bytes lie elsewhere.
+    Next,
 }
 
 /// What most messages do not have: a time to live, a key, somebody who asks.
@@ -117,7 +152,7 @@ impl Pool {
 impl Batch {
     /// Bytes that are not dropped.
     pub fn live_bytes(&self) -> usize {
-        self.bytes.len() - self.dead_bytes
+        self.bytes.len() + self.shared_bytes - self.dead_bytes
     }
 
     /// Messages that are not dropped.
@@ -138,15 +173,51 @@ impl Batch {
         self.oldest
     }
 
-    /// Bytes of a flight that are still to be sent.
-    pub fn unsent(&self) -> &[u8] {
-        &self.bytes[self.flown..]
+    /// The next bytes of a flight that are still to be sent: those that lie together.
+    #[inline]
+    fn unsent(&self) -> &[u8] {
+        let Flown { own, frames, part } = self.flown;
+        match self.shared.get(frames) {
+            None => &self.bytes[own..],
+            Some(next) if next.at == own => &next.frame[part..],
+            Some(next) => &self.bytes[own..next.at],
+        }
     }
 
-    /// `n` more were sent. Whether that is all.
-    pub fn fly(&mut self, n: usize) -> bool {
-        self.flown += n;
-        self.flown >= self.bytes.len()
+    /// [`Batch::unsent`] is the kernel's until it was taken.
+    pub fn offer(&mut self) -> &[u8] {
+        self.offered = true;
+        self.unsent()
+    }
+
+    /// Whether it was offered, and not all was taken.
+    pub fn is_offered(&self) -> bool {
+        self.offered
+    }
+
+    /// `n` of [`Batch::unsent`] were sent.
+    #[inline]
+    pub fn fly(&mut self, n: usize) -> Left {
+        let offered = self.unsent().len();
+        let flown = &mut self.flown;
+        match self.shared.get(flown.frames) {
+            Some(next) if next.at == flown.own => {
+                flown.part += n;
+                if flown.part >= next.frame.len() {
+                    flown.frames += 1;
+                    flown.part = 0;
+                }
+            }
+            _ => flown.own += n,
+        }
+        if n < offered {
+            Left::Rest
+        } else if flown.own >= self.bytes.len() && flown.frames >= self.shared.len() {
+            Left::Nothing
+        } else {
+            self.offered = false;
+            Left::Next
+        }
     }
 
     /// Who wants to know what becomes of what is not dropped.
@@ -173,9 +244,17 @@ impl Batch {
                 job: meta.job,
             });
         }
-        self.bytes.reserve(frame.len());
-        self.bytes.extend_from_slice(frame.head.bytes());
-        self.bytes.extend_from_slice(frame.payload);
+        if let Some(whole) = frame.whole {
+            self.shared_bytes += whole.len();
+            self.shared.push(Shared {
+                at: self.bytes.len(),
+                frame: whole.clone(),
+            });
+        } else {
+            self.bytes.reserve(frame.len());
+            self.bytes.extend_from_slice(frame.head.bytes());
+            self.bytes.extend_from_slice(frame.payload);
+        }
         self.entries.push(Entry {
             // A payload has at most 1 GiB (`limits.max_payload_bytes`).
             len: frame.len() as u32,
@@ -183,6 +262,7 @@ impl Batch {
             priority: meta.priority,
             control,
             dead: false,
+            shared: frame.whole.is_some(),
         });
     }
 
@@ -267,9 +347,15 @@ impl Batch {
         if self.dead == 0 {
             return;
         }
-        let (mut from, mut to, mut extras) = (0, 0, 0);
+        let (mut from, mut to, mut extras, mut shared) = (0, 0, 0, 0);
         for entry in &mut self.entries {
-            let len = entry.len as usize;
+            let len = if entry.shared { 0 } else { entry.len as usize };
+            if entry.shared && entry.dead {
+                self.shared_bytes -= self.shared.remove(shared).frame.len();
+            } else if entry.shared {
+                self.shared[shared].at = to;
+                shared += 1;
+            }
             if !entry.dead {
                 self.bytes.copy_within(from..from + len, to);
                 to += len;

@@ -272,6 +272,7 @@ impl Shard {
         let frame = Frame {
             head: Head::default(),
             payload: bytes,
+            whole: None,
         };
         let ledger = &mut self.ledger;
         let limits = &self.gateway.config.outbox;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Shard,
-    route::{FEW, Message, Origin},
+    message::{Message, shared_frame},
+    route::{FEW, Origin},
 };
 use crate::{
     command::{Outcome, Push, Target},
@@ -26,6 +27,8 @@ pub struct Fanouts {
 #[derive(Debug)]
 struct Fanout {
     push: Push,
+    /// Its frame, if those who get it share it.
+    whole: Option<Bytes>,
     audience: Audience,
     /// When it began: its time to live runs from then.
     began: Duration,
@@ -90,7 +93,12 @@ impl Fanouts {
             Target::Topic(topic) => Audience::Topic(topic.to_string()),
             _ => Audience::Everyone,
         };
+        let many = match &to {
+            Reach::Members { ids, .. } => ids.len(),
+            Reach::Everyone { .. } => usize::MAX,
+        };
         self.waiting.push_back(Fanout {
+            whole: shared_frame(&push, many),
             push,
             audience,
             began,
@@ -104,7 +112,11 @@ impl Fanouts {
     /// If the newest one waits, then with a payload of its own: a slice would keep all of what its link was read into.
     fn own_newest(&mut self) {
         if let Some(fanout) = self.waiting.back_mut() {
-            fanout.push.payload = Bytes::copy_from_slice(&fanout.push.payload);
+            let payload = &fanout.push.payload;
+            fanout.push.payload = match &fanout.whole {
+                Some(whole) => whole.slice(whole.len() - payload.len()..),
+                None => Bytes::copy_from_slice(payload),
+            };
         }
     }
 }
@@ -156,7 +168,7 @@ impl Shard {
 
     /// Runs one until its end, or until nothing is left of the slice. Whether it has ended.
     fn run_fanout(&mut self, now: Duration, fanout: &mut Fanout, left: &mut usize) -> bool {
-        let message = Message::of(fanout.began, &fanout.push);
+        let message = Message::of_shared(fanout.began, &fanout.push, fanout.whole.as_ref());
         while *left > 0 {
             match self.next_of_fanout(&mut fanout.to, left) {
                 // It goes on from here once the kernel was offered what is pending.

@@ -28,6 +28,7 @@ mod ledger;
 mod links;
 mod listen;
 mod members;
+mod message;
 mod outbox;
 mod outlets;
 mod pressure;

@@ -1,13 +1,16 @@
 //! The bounded queue of a connection: frames in flight, and frames pending behind them.
 //!
 //! Pending frames lie one behind the other in one buffer, so that a flush hands all of them to one send without
-//! copying. What is in flight stays put until it is sent; conflation, expiry and drops touch pending frames only. An
-//! idle outbox owns no buffer: buffers live in the shard's [`Pool`].
+//! copying. A long frame for many is not copied at all: its outboxes share it, and it leaves with a send of its own. What is
+//! in flight stays put until it is sent; conflation, expiry and drops touch pending frames only. An idle outbox owns no
+//! buffer: buffers live in the shard's [`Pool`].
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
-    batch::{Batch, Load, Pool},
+    batch::{Batch, Left, Load, Pool},
     jobs::JobId,
 };
 use crate::{
@@ -31,6 +34,8 @@ pub struct Frame<'a> {
     pub head: Head,
     /// What comes behind it.
     pub payload: &'a [u8],
+    /// Both in one, to be shared with other outboxes instead of being copied.
+    pub whole: Option<&'a Bytes>,
 }
 
 /// What a frame is besides its bytes.
@@ -70,6 +75,8 @@ pub struct Full;
 pub struct Sent {
     /// The flight is over.
     pub landed: bool,
+    /// It is not: its next bytes can be sent at once.
+    pub goes_on: bool,
     /// Messages that were in it.
     pub messages: u64,
     /// When its oldest message came.
@@ -166,7 +173,7 @@ impl Outbox {
                 self.flight = Some(batch);
             }
         }
-        self.flight.as_ref().map_or(&[], |batch| batch.unsent())
+        self.flight.as_mut().map_or(&[], |batch| batch.offer())
     }
 
     /// The kernel took `n` bytes of the flight. `written` is told of every job when the last byte is gone.
@@ -176,14 +183,23 @@ impl Outbox {
         n: usize,
         written: &mut impl FnMut(Option<JobId>, Outcome),
     ) -> Sent {
-        let Some(batch) = self.flight.take_if(|batch| batch.fly(n)) else {
-            return Sent::default();
+        let mut left = Left::Rest;
+        let landed = |batch: &mut Box<Batch>| {
+            left = batch.fly(n);
+            left == Left::Nothing
+        };
+        let Some(batch) = self.flight.take_if(landed) else {
+            return Sent {
+                goes_on: left == Left::Next,
+                ..Sent::default()
+            };
         };
         batch
             .jobs()
             .for_each(|job| written(Some(job), Outcome::Written));
         let sent = Sent {
             landed: true,
+            goes_on: false,
             messages: batch.load().messages as u64,
             oldest: batch.oldest(),
         };
@@ -218,7 +234,10 @@ impl Outbox {
 
     /// Whether a send could begin.
     pub fn is_ready(&self) -> bool {
-        self.flight.is_none() && self.pending.is_some()
+        match &self.flight {
+            Some(batch) => !batch.is_offered(),
+            None => self.pending.is_some(),
+        }
     }
 
     /// Whether bytes are on their way, or could be.
@@ -228,7 +247,7 @@ impl Outbox {
 
     /// Whether bytes are on their way.
     pub fn is_flying(&self) -> bool {
-        self.flight.is_some()
+        self.flight.as_ref().is_some_and(|batch| batch.is_offered())
     }
 
     /// Messages and their bytes, pending and in flight.

@@ -26,10 +26,24 @@ impl Fixture {
     }
 
     fn push(&mut self, bytes: &[u8], meta: Meta<'_>) -> Result<(), Full> {
+        self.push_frame(bytes, None, meta)
+    }
+
+    fn push_shared(&mut self, bytes: &Bytes, meta: Meta<'_>) -> Result<(), Full> {
+        self.push_frame(bytes, Some(bytes), meta)
+    }
+
+    fn push_frame(
+        &mut self,
+        payload: &[u8],
+        whole: Option<&Bytes>,
+        meta: Meta<'_>,
+    ) -> Result<(), Full> {
         let drops = &mut self.drops;
         let frame = Frame {
             head: Head::default(),
-            payload: bytes,
+            payload,
+            whole,
         };
         self.outbox.push(
             &mut self.pool,
@@ -118,6 +132,35 @@ fn bytes_in_flight_stay_put_while_newer_frames_come() {
     assert_eq!(fix.freeze(), b"rst");
     assert!(fix.sent(3).landed);
     assert_eq!(fix.freeze(), b"newer");
+}
+
+#[test]
+fn a_shared_frame_is_sent_from_where_it_is_between_its_neighbours() {
+    let mut fix = Fixture::new(10, WhenFull::Close);
+    let whole = Bytes::from_static(b"shared");
+    fix.push(b"before", plain()).unwrap();
+    fix.push_shared(&whole, plain()).unwrap();
+    fix.push_shared(&whole, plain()).unwrap();
+    fix.push(b"behind", plain()).unwrap();
+    assert_eq!(fix.pool.bytes(), 24);
+
+    assert_eq!(fix.freeze(), b"before");
+    assert!(fix.sent(6).goes_on);
+    let address = {
+        let mut drop = |_, _| {};
+        fix.outbox.freeze(&mut fix.pool, NOW, &mut drop).as_ptr()
+    };
+    assert_eq!(address, whole.as_ptr());
+    let part = fix.sent(2);
+    assert!(!part.goes_on && !part.landed, "the kernel is full");
+    assert_eq!(fix.freeze(), b"ared");
+    assert!(fix.sent(4).goes_on);
+    assert_eq!(fix.freeze(), b"shared");
+    assert!(fix.sent(6).goes_on);
+    assert_eq!(fix.freeze(), b"behind");
+    let sent = fix.sent(6);
+    assert_eq!((sent.landed, sent.messages), (true, 4));
+    assert_eq!(fix.pool.bytes(), 0);
 }
 
 #[test]
@@ -256,7 +299,12 @@ proptest! {
                     conflation: (step == 3).then_some(&key),
                     ..prio(priority)
                 };
-                taken += usize::from(fix.push(&frame, meta).is_ok());
+                let pushed = if number % 3 == 0 {
+                    fix.push_shared(&frame.into(), meta)
+                } else {
+                    fix.push(&frame, meta)
+                };
+                taken += usize::from(pushed.is_ok());
             } else {
                 let bytes = fix.freeze();
                 let n = bytes.len().min(len);

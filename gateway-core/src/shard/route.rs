@@ -2,31 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use gateway_proto::v1::RejectReason;
 
 use super::{
     Shard,
     jobs::{JobId, Owner},
-    outbox::{Frame, Full, Kind, Meta},
+    message::{Message, shared_frame},
+    outbox::{Full, Kind, Meta},
     registry::UserIndex,
 };
 use crate::{
-    command::{Command, Delivery, Outcome, PlainPush, Priority, Push, Receipt, Target, Who},
+    command::{Command, Delivery, Outcome, PlainPush, Push, Receipt, Target, Who},
     config::WhenFull,
     identity::{ConnId, ShardIndex, shard_of},
     link::Rejection,
     timesheet::{Audience, Phase},
-    ws::{Opcode, frames::Head},
 };
-
-/// A push, framed once for however many connections. Its payload stays where it is until it is copied into outboxes.
-#[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
-    frame: Frame<'a>,
-    priority: Priority,
-    expires_ms: u64,
-    conflation: Option<&'a Arc<str>>,
-}
 
 /// Where a command comes from.
 #[derive(Clone, Copy, Debug)]
@@ -41,38 +33,6 @@ pub struct Origin {
 
 /// Deliveries of one push, or commands of one link in a tick, that are a few.
 pub const FEW: usize = 64;
-
-impl<'a> Message<'a> {
-    /// What a push has for clients.
-    pub fn of(now: Duration, push: &'a Push) -> Self {
-        let expires_ms = match push.delivery.ttl_ms {
-            0 => u64::MAX,
-            ttl => now.as_millis() as u64 + u64::from(ttl),
-        };
-        Self {
-            frame: frame(push.text, &push.payload),
-            priority: push.delivery.priority,
-            expires_ms,
-            conflation: push.delivery.conflation.as_ref(),
-        }
-    }
-
-    /// The same of a plain one.
-    pub fn of_plain(push: &'a PlainPush) -> Self {
-        Self {
-            frame: frame(push.is_text(), push.payload()),
-            priority: Priority::Normal,
-            expires_ms: u64::MAX,
-            conflation: None,
-        }
-    }
-}
-
-fn frame(text: bool, payload: &[u8]) -> Frame<'_> {
-    let opcode = if text { Opcode::Text } else { Opcode::Binary };
-    let head = Head::new(opcode, payload.len());
-    Frame { head, payload }
-}
 
 /// What became of a command.
 #[derive(Debug)]
@@ -272,8 +232,9 @@ impl Shard {
             }
         }
         let was = self.sheet.enter(Phase::Fanout);
-        let message = Message::of(now, &push);
         let listed = here.len();
+        let whole = shared_frame(&push, listed);
+        let message = Message::of_shared(now, &push, whole.as_ref());
         let urgent = origin.urgent && listed <= FEW;
         let origin = Origin { urgent, ..origin };
         for user in here {
@@ -474,7 +435,7 @@ impl Shard {
 fn copy_for_lane(push: &Push, target: Target) -> Push {
     Push {
         target,
-        payload: bytes::Bytes::copy_from_slice(&push.payload),
+        payload: Bytes::copy_from_slice(&push.payload),
         text: push.text,
         delivery: own_delivery(&push.delivery),
     }
@@ -491,7 +452,7 @@ fn own_delivery(delivery: &Delivery) -> Delivery {
 fn own(command: Command) -> Command {
     match command {
         Command::Push(mut push) => {
-            push.payload = bytes::Bytes::copy_from_slice(&push.payload);
+            push.payload = Bytes::copy_from_slice(&push.payload);
             push.delivery = own_delivery(&push.delivery);
             Command::Push(push)
         }

@@ -56,6 +56,9 @@ impl Shard {
         let mut written = |job, outcome| ledger.decide(job, outcome, id);
         let sent = conn.outbox.sent(&mut self.pool, n, &mut written);
         if !sent.landed {
+            if sent.goes_on {
+                self.dirty.add(id, conn, false);
+            }
             return;
         }
         if sent.messages > 0 {

@@ -1,17 +1,15 @@
 //! Clients' events while streams come, break, are taken over and acknowledge, in any order: at least once, in order per
 //! user, on one stream at a time.
 
-mod world;
-
 use std::collections::HashMap;
 
-use gateway_proto::v1::{self, Scope, gateway_frame::Body as Up};
-use proptest::prelude::*;
-use world::{
+use crate::world::{
     ClientId, LogicId, World,
     logic::{in_session, receiving},
     user_of, world,
 };
+use gateway_proto::v1::{self, Scope, gateway_frame::Body as Up};
+use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Deed {

@@ -1,16 +1,14 @@
 //! What logic services are told of their pushes: counts, receipts, rejections.
 
-mod world;
-
+use crate::world::{
+    logic::{pushing, to_everyone, to_topic, to_user, to_users},
+    user_of, world,
+};
 use gateway_proto::{
     names,
     v1::{
         self, Outcome, RejectReason, Scope, gateway_frame::Body as Up, logic_frame::Body as Down,
     },
-};
-use world::{
-    logic::{pushing, to_everyone, to_topic, to_user, to_users},
-    user_of, world,
 };
 
 #[test]

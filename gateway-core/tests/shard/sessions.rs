@@ -1,18 +1,16 @@
 //! Streams that break and go on, without a kernel: sessions, duplicates, takeovers, clashes.
 
-mod world;
-
 use std::time::Duration;
 
-use gateway_core::config::Config;
-use gateway_proto::v1::{self, Outcome, ReceiptMode, Resume, Scope, logic_frame::Body as Down};
-use h2_stream::Code;
-use proptest::prelude::*;
-use world::{
+use crate::world::{
     ACKS_WAIT, LogicId, World,
     logic::{in_session, pushing, to_user},
     user_of, world,
 };
+use gateway_core::config::Config;
+use gateway_proto::v1::{self, Outcome, ReceiptMode, Resume, Scope, logic_frame::Body as Down};
+use h2_stream::Code;
+use proptest::prelude::*;
 
 fn session(scope: Scope) -> v1::Hello {
     in_session(1, pushing(scope))
@@ -217,7 +215,7 @@ fn sessions_are_forgotten_after_their_time_or_when_there_are_too_many() {
 #[test]
 fn a_session_that_is_not_asked_for_is_not_kept() {
     let mut world = world(1, |_| {});
-    for gateway_epoch in [0, world::EPOCH] {
+    for gateway_epoch in [0, crate::world::EPOCH] {
         let logic = world.logic(0);
         world.service(logic).hello(v1::Hello {
             capabilities: Vec::new(),

@@ -1,16 +1,14 @@
 //! What clients do and what becomes of it, without a kernel: handshakes, deadlines, events, closing.
 
-mod world;
-
 use std::time::Duration;
 
-use gateway_core::config::Refuse;
-use gateway_proto::v1::{self, PayloadKind, Scope, logic_frame::Body as Down};
-use world::{
+use crate::world::{
     World,
     logic::{pushing, receiving, to, to_user},
     user_of, world,
 };
+use gateway_core::config::Refuse;
+use gateway_proto::v1::{self, PayloadKind, Scope, logic_frame::Body as Down};
 
 fn dropped(world: &World, reason: &str) -> u64 {
     world.total(|metrics| {
@@ -179,7 +177,7 @@ fn every_event_reaches_one_stream_of_each_service() {
     let of_b = world.service(chat_b).messages().len();
     assert_eq!(of_a + of_b, 30);
     for user in &users {
-        let has = |logic: &world::logic::Logic| {
+        let has = |logic: &crate::world::logic::Logic| {
             let mut messages = logic.messages().into_iter();
             messages.any(|message| message.user_id.as_ref() == Some(user))
         };

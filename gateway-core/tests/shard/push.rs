@@ -1,18 +1,16 @@
 //! Pushes, from a logic service's bytes to a client's, without a kernel.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::{
+    ACKS_WAIT,
+    logic::{pushing, to, to_everyone, to_topic, to_user, to_users},
+    user_of, world,
+};
 use gateway_core::config::WhenFull;
 use gateway_proto::{
     names,
     v1::{self, RejectReason, Scope, logic_frame::Body as Down},
-};
-use world::{
-    ACKS_WAIT,
-    logic::{pushing, to, to_everyone, to_topic, to_user, to_users},
-    user_of, world,
 };
 
 fn subscribe(user: &str, topic: &str) -> Down {
@@ -307,6 +305,49 @@ fn wide_fan_outs_run_in_slices_and_single_pushes_go_between() {
     world.settle();
     for member in members {
         assert_eq!(world.client(member).texts(), ["first", "second"]);
+    }
+}
+
+/// A topic, everybody and a list: what they get is one frame of 20,000 bytes, among others and in order.
+#[test]
+fn a_long_payload_for_many_goes_out_whole_and_in_its_place() {
+    let mut world = world(2, |_| {});
+    let users = [user_of(0, 2), user_of(1, 2)];
+    let clients: Vec<_> = users
+        .iter()
+        .flat_map(|user| {
+            let target = format!("/ws?user={user}");
+            [world.connect(0, &target), world.connect(1, &target)]
+        })
+        .collect();
+    let logic = world.logic(0);
+    world.service(logic).hello(pushing(Scope::Gateway));
+    for user in &users {
+        world.service(logic).command(subscribe(user, "wide"));
+    }
+    world.settle();
+    let long = |letter: &str| letter.repeat(20_000);
+    world.socket_takes = 7_000;
+    let logic = world.service(logic);
+    logic.push(to_topic("wide", "first"));
+    logic.push(to_topic("wide", &long("t")));
+    logic.push(to_everyone(&long("e")));
+    logic.push(to_topic("wide", "between"));
+    let listed: Vec<_> = users.iter().map(String::as_str).collect();
+    logic.push(to_users(&listed, &long("u")));
+    world.settle();
+    let expected = [
+        "first".to_owned(),
+        long("t"),
+        long("e"),
+        "between".to_owned(),
+        long("u"),
+    ];
+    for client in clients {
+        let mut texts = world.client(client).texts();
+        // A list is not kept behind fan-outs that wait.
+        texts.sort_by_key(|text| expected.iter().position(|expected| expected == text));
+        assert!(texts == expected, "lost, damaged or in another order");
     }
 }
 

@@ -1,12 +1,10 @@
 //! Questions about users, asked of a shard and of a whole gateway.
 
-mod world;
-
+use crate::world::{LogicId, World, logic::pushing, user_of, world};
 use gateway_proto::v1::{
     self, RejectReason, Scope, gateway_frame::Body as Up, logic_frame::Body as Down,
     query::Question,
 };
-use world::{LogicId, World, logic::pushing, user_of, world};
 
 fn ask(world: &mut World, logic: LogicId, question: Question) -> u64 {
     let question = Some(question);
@@ -115,7 +113,9 @@ fn connections_of_an_answer_are_those_of_the_user() {
     world.settle();
     let answer = answer(&mut world, logic, query).expect("an answer");
     let target = v1::message_request::Target::Connection(answer.connections[0]);
-    world.service(logic).push(world::logic::to(target, "hi"));
+    world
+        .service(logic)
+        .push(crate::world::logic::to(target, "hi"));
     world.settle();
     assert_eq!(world.client(client).texts(), ["hi"]);
     world.reset(client);
@@ -157,7 +157,7 @@ fn an_answer_names_at_most_10_000_connections() {
     let users = [user_of(0, 2), user_of(1, 2)];
     for (shard, user) in users.iter().enumerate() {
         let members = if shard == 0 { 10_001 } else { 5 };
-        world::crowd(&mut world, shard, members, |_| user.clone());
+        crate::world::crowd(&mut world, shard, members, |_| user.clone());
     }
     let logic = world.logic(0);
     world.service(logic).hello(pushing(Scope::Gateway));
@@ -183,7 +183,7 @@ fn who_reads_no_answers_gets_a_bounded_number_of_them() {
         config.limits.max_connections_per_user = 1000;
     });
     let user = user_of(1, 2);
-    world::crowd(&mut world, 1, 1000, |_| user.clone());
+    crate::world::crowd(&mut world, 1, 1000, |_| user.clone());
     let window = h2_stream::Config {
         stream_window: 64 << 10,
         ..Default::default()
@@ -216,7 +216,7 @@ fn large_queries_are_spread_over_ticks() {
     let mut world = world(1, |config| {
         config.limits.max_connections_per_user = 5000;
     });
-    world::crowd(&mut world, 0, 3000, |n| format!("user-{n}"));
+    crate::world::crowd(&mut world, 0, 3000, |n| format!("user-{n}"));
     let logic = world.logic(0);
     world.service(logic).hello(pushing(Scope::Shard));
     for n in 0..3000 {

@@ -1,9 +1,12 @@
 //! Going away, without a kernel: the pace, the order, what clients and services still get, and who is not waited for.
 
-mod world;
-
 use std::{collections::VecDeque, time::Duration};
 
+use crate::world::{
+    ClientId, World,
+    logic::{Logic, pushing, receiving, to_user},
+    user_of, world,
+};
 use gateway_core::identity::SocketId;
 use gateway_proto::{
     health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
@@ -11,11 +14,6 @@ use gateway_proto::{
     v1::{self, Outcome, Scope, gateway_frame::Body as Up},
 };
 use h2_stream::Code;
-use world::{
-    ClientId, World,
-    logic::{Logic, pushing, receiving, to_user},
-    user_of, world,
-};
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -34,7 +32,7 @@ fn is_drained(world: &World) -> bool {
 
 /// Clients answer every Close, as browsers do.
 fn answer_closes(world: &mut World) {
-    let closing = |(id, client): (&ClientId, &world::client::Client)| {
+    let closing = |(id, client): (&ClientId, &crate::world::client::Client)| {
         (client.closed().is_some() && !client.gone).then_some(*id)
     };
     let ids: Vec<_> = world.clients.iter().filter_map(closing).collect();

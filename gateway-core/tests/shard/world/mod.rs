@@ -1,7 +1,5 @@
 //! A gateway without a kernel: shards, clients and logic services in one thread, on a clock that the test moves.
 
-#![allow(dead_code)]
-
 pub mod client;
 pub mod logic;
 

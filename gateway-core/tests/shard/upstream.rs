@@ -1,15 +1,13 @@
 //! Clients' events on their way to services, without a kernel: nothing is lost when streams end, and order holds.
 
-mod world;
-
 use std::time::Duration;
 
-use gateway_proto::v1::{self, Resume, Scope};
-use world::{
+use crate::world::{
     LogicId, World,
     logic::{in_session, receiving},
     user_of, world,
 };
+use gateway_proto::v1::{self, Resume, Scope};
 
 fn stream(world: &mut World, shard: usize, service: &str, scope: Scope) -> LogicId {
     let logic = world.logic(shard);

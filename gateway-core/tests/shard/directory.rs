@@ -1,17 +1,15 @@
 //! Who is online, as streams are told: snapshots, changes, bounds.
 
-mod world;
-
 use std::collections::BTreeMap;
 
-use gateway_core::identity::shard_of;
-use gateway_proto::v1::{self, Scope, gateway_frame::Body as Up, snapshot::Stage};
-use h2_stream::{Code, Config};
-use world::{
+use crate::world::{
     ClientId, LogicId, World, crowd,
     logic::{listening, pushing, receiving, to_user},
     user_of, world,
 };
+use gateway_core::identity::shard_of;
+use gateway_proto::v1::{self, Scope, gateway_frame::Body as Up, snapshot::Stage};
+use h2_stream::{Code, Config};
 
 /// What a listener makes of what it is told. Panics on whatever breaks the protocol.
 #[derive(Default)]
