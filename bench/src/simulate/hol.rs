@@ -133,11 +133,11 @@ pub fn wide_topic(trouble: bool) -> Result<Delays, String> {
     for user in 0..10_000 {
         plan.acts.push((BEGIN / 2, Act::Subscribe(0, user, 0)));
     }
-    for step in 0..400_u32 {
+    for step in 0..200_u32 {
         let at = BEGIN + Duration::from_millis(1) * step;
         plan.push(at, 0, Wanted::plain(Target::User(step * 17 % 10_000), 128));
     }
-    for step in (0..8_u32).filter(|_| trouble) {
+    for step in (0..4_u32).filter(|_| trouble) {
         let at = BEGIN + Duration::from_millis(50) * step;
         plan.push(at, 0, Wanted::plain(Target::Topic(0), 128));
     }

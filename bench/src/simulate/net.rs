@@ -366,6 +366,10 @@ impl Net {
                     }
                     return 0;
                 }
+                // Behind a reset nothing comes: it would have a hole.
+                Chunk::Bytes(chunk) if half.end == Some(Read::Reset) => {
+                    half.outstanding -= chunk.len();
+                }
                 Chunk::Bytes(chunk) => {
                     bytes += chunk.len();
                     half.arrived.extend(chunk);

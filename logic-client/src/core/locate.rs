@@ -1,11 +1,11 @@
 //! Which streams a command goes to, when it is known where users are.
 //!
-//! A push for a user, and a `Disconnect`, go to the gateways where the user is known to be: to those
-//! whose directory is complete, else to those where the user was last. Whoever is known nowhere may
-//! still be on a gateway whose directory is not complete; if there is none, nowhere it is. Where a
-//! directory had no room for all, everybody may be, those included who are known elsewhere. All
-//! other commands go where they go without a directory: a subscription of a user is for connections
-//! to come, too.
+//! A push for a user, and a `Disconnect`, go to the gateways where the user is known to be, as far as
+//! their directory is complete. Whoever is on none of them may be on any gateway whose directory is
+//! not complete, and not only where it was last: while that one is away, its users go to others. If
+//! there is none, nowhere it is. Where a directory had no room for all, everybody may be, those
+//! included who are known elsewhere. All other commands go where they go without a directory: a
+//! subscription of a user is for connections to come, too.
 
 use std::collections::BTreeMap;
 
@@ -92,9 +92,6 @@ impl<S> Router<S> {
     fn whereabouts(&self, user: &str, directory: &Directory) -> Vec<u32> {
         let complete = directory.find(user).filter(|found| found.complete);
         let mut gateways: Vec<u32> = complete.map(|found| found.gateway).collect();
-        if gateways.is_empty() {
-            gateways.extend(directory.find(user).map(|found| found.gateway));
-        }
         if gateways.is_empty() {
             let all = self.routes().map(|(gateway, _)| gateway.0);
             gateways.extend(all.filter(|gateway| !directory.knows(*gateway, user)));

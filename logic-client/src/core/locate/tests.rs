@@ -108,6 +108,18 @@ fn who_is_known_nowhere_may_be_where_the_directory_is_not_complete() {
 }
 
 #[test]
+fn who_was_last_where_it_is_silent_may_have_gone_to_where_it_is_silent_too() {
+    let (router, mut directory) = mesh();
+    tell(&mut directory, 0, &["carol"]);
+    tell(&mut directory, 1, &[]);
+    lose(&mut directory, 0);
+    assert_eq!(
+        gateways(&router, &directory, &push("carol")),
+        (vec![0, 2], 0)
+    );
+}
+
+#[test]
 fn while_a_gateway_is_silent_its_users_are_where_they_were_last() {
     let (router, mut directory) = mesh();
     tell(&mut directory, 0, &["alice", "carol"]);
