@@ -138,12 +138,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     } else if let Some(connections) = options.idle {
         println!("{:.0} B a connection", idle(connections)?);
     } else if let Some(name) = &options.count {
-        let scenario = SCENARIOS.iter().find(|of| of.name == name);
-        let scenario = scenario.with_context(|| format!("no such scenario: {name}"))?;
-        let mut world = World::of(scenario);
-        world.rounds(scenario, WARM, |bytes, world| unmeasured(world, bytes));
-        world.rounds(scenario, COUNTED, |bytes, world| measured(world, bytes));
-        println!("{}", COUNTED * scenario.pushes().1);
+        println!("{}", count(name, |round| round())?);
     } else if let Some(payload) = options.payload {
         anyhow::ensure!(payload <= 64 << 10, "--payload: at most 65536");
         time(&Scenario {
@@ -154,6 +149,21 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         SCENARIOS.iter().for_each(time);
     }
     Ok(())
+}
+
+/// Runs some rounds of a scenario, `around` each of them and nothing else. Says how many deliveries these were.
+///
+/// # Errors
+/// There is no such scenario.
+pub fn count(name: &str, mut around: impl FnMut(&mut dyn FnMut())) -> anyhow::Result<usize> {
+    let scenario = SCENARIOS.iter().find(|of| of.name == name);
+    let scenario = scenario.with_context(|| format!("no such scenario: {name}"))?;
+    let mut world = World::of(scenario);
+    world.rounds(scenario, WARM, |bytes, world| unmeasured(world, bytes));
+    world.rounds(scenario, COUNTED, |bytes, world| {
+        around(&mut || measured(world, bytes));
+    });
+    Ok(COUNTED * scenario.pushes().1)
 }
 
 /// What resident memory grows by for each connection.

@@ -137,7 +137,7 @@ impl Shard {
         let Some((service, waited)) = self.upstream.receiver_up(service, receiver, acks) else {
             return false;
         };
-        for (conn, event) in waited {
+        for (conn, event) in waited.into_events() {
             if matches!(event, Body::Message(_)) {
                 self.waiting.remove(conn);
             }
@@ -149,7 +149,7 @@ impl Shard {
     /// Forgets services that are gone for long while others receive: clients wait for them no more.
     pub(super) fn forget_services(&mut self, now: Duration) {
         while let Some(kept) = self.upstream.forget_gone(now) {
-            for (conn, event) in kept {
+            for (conn, event) in kept.into_events() {
                 self.metrics.drops.count("service_forgotten");
                 match event {
                     Body::Message(_) => self.waiting.remove(conn),
@@ -268,7 +268,7 @@ impl Shard {
         again: bool,
     ) -> Result<Given, Refused> {
         let is_message = matches!(event, Body::Message(_));
-        let kept = self.upstream.keep(service, id, event, again);
+        let kept = self.upstream.keep(service, id, &event, again);
         kept.map_err(|_| Refused::NoService)?;
         if is_message {
             self.waiting.add(now, id);

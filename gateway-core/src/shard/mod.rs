@@ -23,6 +23,7 @@ mod fanout;
 mod forward;
 mod greeting;
 mod jobs;
+mod kept;
 mod leavers;
 mod ledger;
 mod links;

@@ -11,6 +11,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use gateway_proto::v1::gateway_frame::Body as Event;
 use thin_vec::ThinVec;
 
+use super::kept::Kept;
 use crate::{
     config,
     identity::ConnId,
@@ -33,7 +34,7 @@ pub struct Upstream {
     /// Assignments name them by their place; one that was forgotten leaves its place to the next.
     services: Vec<Service>,
     /// Events from before the first service; it gets them.
-    unclaimed: Queue,
+    unclaimed: Kept,
     limits: config::Upstream,
 }
 
@@ -46,7 +47,7 @@ struct Service {
     receivers: Vec<Receiver>,
     /// Whose turn it is to get a new user.
     turn: usize,
-    queue: Queue,
+    kept: Kept,
 }
 
 #[derive(Debug)]
@@ -76,14 +77,6 @@ pub enum Pick {
     Behind(ReceiverRef),
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    events: VecDeque<(ConnId, Event)>,
-    bytes: usize,
-    /// Of those, what a stream had before: it was within the bounds of that.
-    again: (usize, usize),
-}
-
 /// There is no stream for an event, and no room to keep it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRoom;
@@ -93,7 +86,7 @@ impl Upstream {
     pub fn new(limits: config::Upstream) -> Self {
         Self {
             services: Vec::new(),
-            unclaimed: Queue::default(),
+            unclaimed: Kept::default(),
             limits,
         }
     }
@@ -107,7 +100,7 @@ impl Upstream {
 
     /// Notes which services have no stream. Forgets one for which that is so for too long, if another one has: what was
     /// kept for it.
-    pub fn forget_gone(&mut self, now: Duration) -> Option<VecDeque<(ConnId, Event)>> {
+    pub fn forget_gone(&mut self, now: Duration) -> Option<Kept> {
         for service in &mut self.services {
             let gone = service.receivers.is_empty();
             service.gone_since = gone.then(|| service.gone_since.unwrap_or(now));
@@ -115,7 +108,7 @@ impl Upstream {
         let (at, _) = self.next_forgotten().filter(|(_, due)| *due <= now)?;
         let service = &mut self.services[at];
         service.name = None;
-        Some(std::mem::take(&mut service.queue).events)
+        Some(std::mem::take(&mut service.kept))
     }
 
     /// When [`Upstream::forget_gone`] forgets the next one.
@@ -129,7 +122,7 @@ impl Upstream {
         name: &Arc<str>,
         at: ReceiverRef,
         acks: bool,
-    ) -> Option<(usize, VecDeque<(ConnId, Event)>)> {
+    ) -> Option<(usize, Kept)> {
         let service = self.enter(name)?;
         let state = &mut self.services[service];
         state.gone_since = None;
@@ -141,7 +134,7 @@ impl Upstream {
             ended: false,
             held: VecDeque::new(),
         });
-        Some((service, std::mem::take(&mut state.queue).events))
+        Some((service, std::mem::take(&mut state.kept)))
     }
 
     /// The stream is gone, and what it had was given back: its service, and what was held behind that.
@@ -233,35 +226,29 @@ impl Upstream {
         &mut self,
         service: Option<usize>,
         conn: ConnId,
-        event: Event,
+        event: &Event,
         again: bool,
     ) -> Result<(), NoRoom> {
-        let queue = match service {
-            Some(service) => &mut self.services[service].queue,
+        let kept = match service {
+            Some(service) => &mut self.services[service].kept,
             None => &mut self.unclaimed,
         };
-        let bytes = queue.bytes + event.encoded_len();
         let limits = &self.limits;
-        let full = bytes > limits.buffer_bytes || queue.events.len() >= limits.buffer_events;
+        let bytes = kept.bytes() + event.encoded_len();
+        let full = bytes > limits.buffer_bytes || kept.len() >= limits.buffer_events;
         if full && !again {
             return Err(NoRoom);
         }
-        if again {
-            queue.again.0 += 1;
-            queue.again.1 += bytes - queue.bytes;
-        }
-        queue.bytes = bytes;
-        queue.events.push_back((conn, event));
+        kept.push(conn, event, again);
         Ok(())
     }
 
     /// What is held, how much of it, and how much may be.
     pub fn held(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + '_ {
         let limits = &self.limits;
-        let queues = self.services.iter().map(|service| &service.queue);
-        let queues = queues.chain([&self.unclaimed]).flat_map(|queue| {
-            let events = queue.events.len() - queue.again.0;
-            let bytes = queue.bytes - queue.again.1;
+        let all = self.services.iter().map(|service| &service.kept);
+        let queues = all.chain([&self.unclaimed]).flat_map(|kept| {
+            let (events, bytes) = kept.new_ones();
             [
                 ("events kept for a service", events, limits.buffer_events),
                 ("bytes kept for a service", bytes, limits.buffer_bytes),
@@ -273,8 +260,8 @@ impl Upstream {
 
     /// Bytes of all kept events.
     pub fn kept_bytes(&self) -> usize {
-        let services = self.services.iter().map(|service| service.queue.bytes);
-        self.unclaimed.bytes + services.sum::<usize>()
+        let services = self.services.iter().map(|service| service.kept.bytes());
+        self.unclaimed.bytes() + services.sum::<usize>()
     }
 
     fn receiver(&mut self, at: ReceiverRef) -> Option<&mut Receiver> {
@@ -302,7 +289,7 @@ impl Upstream {
             gone_since: None,
             receivers: Vec::new(),
             turn: 0,
-            queue: std::mem::take(&mut self.unclaimed),
+            kept: std::mem::take(&mut self.unclaimed),
         };
         match self.services.get_mut(at) {
             Some(forgotten) => *forgotten = service,

@@ -74,10 +74,10 @@ fn events_wait_for_the_first_service_within_a_bound() {
     let mut upstream = upstream();
     for _ in 0..3 {
         let (conn, event) = event();
-        upstream.keep(None, conn, event, false).unwrap();
+        upstream.keep(None, conn, &event, false).unwrap();
     }
     let (conn, one_more) = event();
-    assert_eq!(upstream.keep(None, conn, one_more, false), Err(NoRoom));
+    assert_eq!(upstream.keep(None, conn, &one_more, false), Err(NoRoom));
     let up = upstream.receiver_up(&"chat".into(), receiver(1), false);
     assert_eq!(up.unwrap().1.len(), 3);
     assert_eq!(upstream.kept_bytes(), 0);
