@@ -363,6 +363,7 @@ fn launch(rng: &mut Rng) -> Launch {
     config.outbox.max_bytes = rng.pick(&[4 << 10, 16 << 10, 1 << 20]);
     config.outbox.max_messages = rng.pick(&[8, 64, 4096]);
     config.outbox.when_full = rng.pick(&[WhenFull::Close, WhenFull::Close, WhenFull::DropOldest]);
+    config.outbox.share_from_bytes = rng.pick(&[100, 16 << 10]);
     config.tick.slice = rng.pick(&[2, 8, 256]);
     config.tick.link_bytes = rng.pick(&[4 << 10, 64 << 10, 1 << 20]);
     config.tick.lane_batches = rng.pick(&[1, 64]);

@@ -190,6 +190,10 @@ pub struct Outbox {
     pub max_messages: usize,
     /// What happens when that is not enough: `close` (4408) or `drop_oldest`.
     pub when_full: WhenFull,
+    /// A payload for many of at least so many bytes is framed once and shared by their outboxes, instead of being copied; it
+    /// leaves with a send of its own.
+    #[schemars(range(min = 1, max = 1_u64 << 32))]
+    pub share_from_bytes: usize,
 }
 
 /// What happens to a connection whose outbox is full of messages that are not less important.
@@ -390,6 +394,7 @@ impl Default for Outbox {
         Self {
             max_bytes: 1 << 20,
             max_messages: 4096,
+            share_from_bytes: 16 << 10,
             when_full: WhenFull::Close,
         }
     }

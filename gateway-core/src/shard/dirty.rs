@@ -17,13 +17,22 @@ pub struct Dirty {
     flushed: usize,
     /// Urgent ones since the last of the others.
     in_a_row: usize,
-    /// When this slice has lasted long enough.
-    until: Duration,
+    /// When the first send of this slice began, and when its last one so far was over.
+    began: Duration,
+    landed: Duration,
+    /// This slice ended before all had their turn.
+    cut: bool,
+    /// What a send takes, as slices have shown that were cut.
+    each: Duration,
 }
 
-/// How long the sends of a slice may take: whoever comes meanwhile waits for its end. Large messages cost the kernel more
-/// than small ones.
+/// How long the sends of a slice should take: whoever comes meanwhile waits for its end. Large messages cost the kernel more
+/// than small ones, and machines differ; a driver that hands all sends of a slice to the kernel together can't stop in the
+/// middle, so what they take is known beforehand, from those before.
 const LONGEST: Duration = Duration::from_micros(500);
+
+/// A thread that was kept from running makes sends look dear: so many are made all the same.
+const FEWEST: usize = 16;
 
 /// Every fourth send is for those that are not urgent, so that they are not held up for ever.
 const URGENT_IN_A_ROW: usize = 3;
@@ -48,26 +57,34 @@ impl Dirty {
 
     /// A new slice begins.
     pub fn begin(&mut self) {
+        // One that was not cut may have ended in sleep.
+        if std::mem::take(&mut self.cut) {
+            self.learn();
+        }
         self.flushed = 0;
     }
 
-    /// A send begins, whether it was its turn or its socket has room again. Once the sends of this slice have lasted long
-    /// enough, none follows.
+    /// A send begins, whether it was its turn or its socket has room again.
     pub fn sends(&mut self, now: Duration, conn: &mut Conn) {
         if !conn.outbox.is_flying() {
             // All that is pending leaves: what comes next is not urgent for its sake.
             conn.urgent = false;
         }
         if self.flushed <= 1 {
-            self.until = now + LONGEST;
-        } else if now >= self.until {
-            self.flushed = usize::MAX;
+            self.began = now;
         }
+    }
+
+    /// A send is over.
+    #[inline]
+    pub fn landed(&mut self, now: Duration) {
+        self.landed = now;
     }
 
     /// The next one of a slice of `slice` sends, of fewer if they take long. Urgent ones go first, as a rule.
     pub fn next(&mut self, conns: &mut Conns, slice: usize) -> Option<ConnId> {
-        while self.flushed < slice {
+        let most = self.most(slice);
+        while self.flushed < most {
             let urgent_first = self.in_a_row < URGENT_IN_A_ROW || self.later.is_empty();
             let soon = urgent_first.then(|| self.soon.pop_front()).flatten();
             let id = soon.or_else(|| self.later.pop_front());
@@ -86,12 +103,31 @@ impl Dirty {
                 }
             }
         }
+        self.cut = !self.is_empty();
         None
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.soon.is_empty() && self.later.is_empty()
+    }
+
+    /// Sends of a slice that do not take too long, as far as is known.
+    fn most(&self, slice: usize) -> usize {
+        match self.each.as_nanos() as usize {
+            0 => slice,
+            each => slice.min((LONGEST.as_nanos() as usize / each).max(FEWEST)),
+        }
+    }
+
+    /// What a send has taken in the slice that is over. Nothing is known for certain by one: it counts a quarter.
+    fn learn(&mut self) {
+        let took = self.landed.saturating_sub(self.began) / self.flushed.max(1) as u32;
+        self.each = if self.each.is_zero() {
+            took
+        } else {
+            (self.each * 3 + took.min(self.each * 2)) / 4
+        };
     }
 }
 
@@ -135,25 +171,36 @@ mod tests {
         (dirty, conns, ids)
     }
 
-    /// The sends of one slice, each of which takes so long.
+    /// The sends of one slice, each of which takes so long; the kernel gets them together.
     fn slice(dirty: &mut Dirty, conns: &mut Conns, sends: usize, each: Duration) -> Vec<ConnId> {
-        let mut now = Duration::ZERO;
         dirty.begin();
-        std::iter::from_fn(|| {
+        let ids: Vec<_> = std::iter::from_fn(|| {
             let next = dirty.next(conns, sends)?;
-            dirty.sends(now, conns.get_mut(next)?);
-            now += each;
+            dirty.sends(Duration::ZERO, conns.get_mut(next)?);
             Some(next)
         })
-        .collect()
+        .collect();
+        dirty.landed(each * ids.len() as u32);
+        ids
     }
 
     #[test]
-    fn a_slice_ends_with_its_last_send_or_when_it_has_lasted_long_enough() {
+    fn a_slice_takes_as_many_sends_as_are_over_in_time_by_what_the_last_ones_took() {
+        let (mut dirty, mut conns, _) = queued(0, 400);
+        let took = [20, 20, 20, 2_000, 20].map(|each| {
+            let each = Duration::from_micros(each);
+            slice(&mut dirty, &mut conns, 256, each).len()
+        });
+        assert_eq!(took, [256, 25, 25, 25, 20], "one of 2 ms counts as 40 µs");
+    }
+
+    #[test]
+    fn slices_that_are_not_cut_teach_nothing() {
         let (mut dirty, mut conns, _) = queued(0, 100);
-        let micros = Duration::from_micros;
-        let mut took = |each| slice(&mut dirty, &mut conns, 16, micros(each)).len();
-        assert_eq!([took(2), took(100), took(2_000)], [16, 6, 2]);
+        let slept = Duration::from_millis(50);
+        assert_eq!(slice(&mut dirty, &mut conns, 256, slept).len(), 100);
+        dirty.begin();
+        assert_eq!(dirty.most(256), 256);
     }
 
     #[test]

@@ -87,19 +87,22 @@ impl Fanouts {
         self.waiting.is_empty()
     }
 
-    fn begin(&mut self, began: Duration, push: Push, to: Reach, origin: Origin) {
+    fn begin(
+        &mut self,
+        began: Duration,
+        push: Push,
+        whole: Option<Bytes>,
+        to: Reach,
+        origin: Origin,
+    ) {
         self.begun += 1;
         let audience = match &push.target {
             Target::Topic(topic) => Audience::Topic(topic.to_string()),
             _ => Audience::Everyone,
         };
-        let many = match &to {
-            Reach::Members { ids, .. } => ids.len(),
-            Reach::Everyone { .. } => usize::MAX,
-        };
         self.waiting.push_back(Fanout {
-            whole: shared_frame(&push, many),
             push,
+            whole,
             audience,
             began,
             to,
@@ -190,7 +193,13 @@ impl Shard {
             self.ledger.jobs.open(job);
         }
         let alone = self.fanouts.is_empty();
-        self.fanouts.begin(now, push, to, origin);
+        let many = match &to {
+            Reach::Members { ids, .. } => ids.len(),
+            Reach::Everyone { .. } => self.conns.len(),
+        };
+        let share_from = self.gateway.config.outbox.share_from_bytes;
+        let whole = shared_frame(&push, many, share_from);
+        self.fanouts.begin(now, push, whole, to, origin);
         if alone {
             // A narrow one is over before the next command is looked at.
             let was = self.sheet.enter(Phase::Fanout);

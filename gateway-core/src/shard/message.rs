@@ -19,9 +19,6 @@ pub struct Message<'a> {
     pub(super) conflation: Option<&'a Arc<str>>,
 }
 
-/// A payload from which on it is dearer to copy a frame than to send it by itself, in bytes (docs/perf/0016-shared.md).
-const SHARED: usize = 16 << 10;
-
 impl<'a> Message<'a> {
     /// What a push has for clients.
     pub fn of(now: Duration, push: &'a Push) -> Self {
@@ -64,9 +61,10 @@ fn frame(text: bool, payload: &[u8]) -> Frame<'_> {
     }
 }
 
-/// The frame of a push for `many` connections or users, if it is long enough to be shared by them.
-pub(super) fn shared_frame(push: &Push, many: usize) -> Option<Bytes> {
-    (many > 1 && push.payload.len() >= SHARED).then(|| {
+/// The frame of a push for `many` connections or users, if it is long enough to be shared by them: from `share_from` bytes of
+/// payload on.
+pub(super) fn shared_frame(push: &Push, many: usize, share_from: usize) -> Option<Bytes> {
+    (many > 1 && push.payload.len() >= share_from).then(|| {
         let Frame { head, payload, .. } = frame(push.text, &push.payload);
         [head.bytes(), payload].concat().into()
     })

@@ -20,6 +20,7 @@ impl Fixture {
                 max_bytes: 1000,
                 max_messages,
                 when_full,
+                ..config::Outbox::default()
             },
             drops: Vec::new(),
         }

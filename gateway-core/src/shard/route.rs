@@ -233,7 +233,7 @@ impl Shard {
         }
         let was = self.sheet.enter(Phase::Fanout);
         let listed = here.len();
-        let whole = shared_frame(&push, listed);
+        let whole = shared_frame(&push, listed, self.gateway.config.outbox.share_from_bytes);
         let message = Message::of_shared(now, &push, whole.as_ref());
         let urgent = origin.urgent && listed <= FEW;
         let origin = Origin { urgent, ..origin };

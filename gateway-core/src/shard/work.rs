@@ -52,6 +52,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
+        self.dirty.landed(now);
         let ledger = &mut self.ledger;
         let mut written = |job, outcome| ledger.decide(job, outcome, id);
         let sent = conn.outbox.sent(&mut self.pool, n, &mut written);
