@@ -52,17 +52,20 @@ struct Entry {
 /// A frame that is too long to be copied for everybody who gets it.
 #[derive(Debug)]
 struct Shared {
-    /// So many of the batch's own bytes go before it.
+    /// So many of the batch's own bytes go before it, and so many messages.
     at: usize,
+    messages: usize,
     frame: Bytes,
 }
 
-/// What was sent: of the own bytes, of the shared frames, and of the next of these.
+/// What was sent: of the own bytes, of the shared frames, and of the next of these; and the messages in it, as far as they
+/// were told.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flown {
     own: usize,
     frames: usize,
     part: usize,
+    messages: usize,
 }
 
 /// What is left of a flight when the kernel took some bytes.
@@ -155,10 +158,10 @@ impl Batch {
         self.bytes.len() + self.shared_bytes - self.dead_bytes
     }
 
-    /// Messages that are not dropped.
+    /// Messages that are not dropped, nor told to be sent.
     pub fn load(&self) -> Load {
         Load {
-            messages: self.entries.len() - self.dead - self.control,
+            messages: self.messages() - self.flown.messages,
             bytes: self.live_bytes() - self.control_bytes,
         }
     }
@@ -176,7 +179,9 @@ impl Batch {
     /// The next bytes of a flight that are still to be sent: those that lie together.
     #[inline]
     fn unsent(&self) -> &[u8] {
-        let Flown { own, frames, part } = self.flown;
+        let Flown {
+            own, frames, part, ..
+        } = self.flown;
         match self.shared.get(frames) {
             None => &self.bytes[own..],
             Some(next) if next.at == own => &next.frame[part..],
@@ -220,6 +225,21 @@ impl Batch {
         }
     }
 
+    /// Messages that were sent since this was asked last.
+    pub fn take_sent(&mut self) -> usize {
+        let Flown {
+            own, frames, part, ..
+        } = self.flown;
+        let sent = match self.shared.get(frames) {
+            Some(next) if next.at == own && part == 0 => next.messages,
+            None if own >= self.bytes.len() => self.messages(),
+            _ => frames
+                .checked_sub(1)
+                .map_or(0, |last| self.shared[last].messages + 1),
+        };
+        sent - std::mem::replace(&mut self.flown.messages, sent)
+    }
+
     /// Who wants to know what becomes of what is not dropped.
     pub fn jobs(&self) -> impl Iterator<Item = JobId> + '_ {
         self.extras.iter().filter_map(|extra| extra.job)
@@ -248,6 +268,7 @@ impl Batch {
             self.shared_bytes += whole.len();
             self.shared.push(Shared {
                 at: self.bytes.len(),
+                messages: self.messages(),
                 frame: whole.clone(),
             });
         } else {
@@ -348,14 +369,17 @@ impl Batch {
             return;
         }
         let (mut from, mut to, mut extras, mut shared) = (0, 0, 0, 0);
+        let mut messages = 0;
         for entry in &mut self.entries {
             let len = if entry.shared { 0 } else { entry.len as usize };
             if entry.shared && entry.dead {
                 self.shared_bytes -= self.shared.remove(shared).frame.len();
             } else if entry.shared {
                 self.shared[shared].at = to;
+                self.shared[shared].messages = messages;
                 shared += 1;
             }
+            messages += usize::from(!entry.dead && !entry.control);
             if !entry.dead {
                 self.bytes.copy_within(from..from + len, to);
                 to += len;
@@ -374,11 +398,16 @@ impl Batch {
         (self.dead, self.dead_bytes) = (0, 0);
     }
 
-    /// Tells what became of every message that is not dropped.
+    /// Tells what became of every message that is not dropped, and who asked for those that are told to be sent.
     pub fn report(&self, outcome: Outcome, drop: &mut impl FnMut(Option<JobId>, Outcome)) {
         let live = self.entries.iter().filter(|entry| !entry.dead);
-        for entry in live.filter(|entry| !entry.control) {
-            drop(self.extra(entry).and_then(|extra| extra.job), outcome);
+        for (at, entry) in live.filter(|entry| !entry.control).enumerate() {
+            let job = self.extra(entry).and_then(|extra| extra.job);
+            if at >= self.flown.messages {
+                drop(job, outcome);
+            } else if job.is_some() {
+                drop(job, Outcome::Written);
+            }
         }
     }
 
@@ -404,6 +433,10 @@ impl Batch {
             extras,
             ..Self::default()
         };
+    }
+
+    fn messages(&self) -> usize {
+        self.entries.len() - self.dead - self.control
     }
 
     fn extra(&self, entry: &Entry) -> Option<&Extra> {

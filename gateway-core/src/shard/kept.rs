@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn what_comes_out_went_in() {
         let opened = Event::Opened(v1::ClientOpened {
-            user_id: "alice".into(),
+            user_id: Some("alice".into()),
             path: "/ws".into(),
             ..Default::default()
         });

@@ -77,7 +77,7 @@ pub struct Sent {
     pub landed: bool,
     /// It is not: its next bytes can be sent at once.
     pub goes_on: bool,
-    /// Messages that were in it.
+    /// Messages that have left with it.
     pub messages: u64,
     /// When its oldest message came.
     pub oldest: Option<Duration>,
@@ -183,28 +183,27 @@ impl Outbox {
         n: usize,
         written: &mut impl FnMut(Option<JobId>, Outcome),
     ) -> Sent {
-        let mut left = Left::Rest;
-        let landed = |batch: &mut Box<Batch>| {
-            left = batch.fly(n);
-            left == Left::Nothing
+        let Some(batch) = &mut self.flight else {
+            return Sent::default();
         };
-        let Some(batch) = self.flight.take_if(landed) else {
-            return Sent {
-                goes_on: left == Left::Next,
-                ..Sent::default()
-            };
+        let left = batch.fly(n);
+        let mut sent = Sent {
+            landed: left == Left::Nothing,
+            goes_on: left == Left::Next,
+            messages: match left {
+                Left::Rest => 0,
+                Left::Next | Left::Nothing => batch.take_sent() as u64,
+            },
+            oldest: None,
         };
-        batch
-            .jobs()
-            .for_each(|job| written(Some(job), Outcome::Written));
-        let sent = Sent {
-            landed: true,
-            goes_on: false,
-            messages: batch.load().messages as u64,
-            oldest: batch.oldest(),
-        };
-        pool.shrink(batch.live_bytes());
-        pool.give(batch);
+        if let Some(batch) = self.flight.take_if(|_| sent.landed) {
+            batch
+                .jobs()
+                .for_each(|job| written(Some(job), Outcome::Written));
+            sent.oldest = batch.oldest();
+            pool.shrink(batch.live_bytes());
+            pool.give(batch);
+        }
         sent
     }
 

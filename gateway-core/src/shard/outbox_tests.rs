@@ -160,8 +160,30 @@ fn a_shared_frame_is_sent_from_where_it_is_between_its_neighbours() {
     assert!(fix.sent(6).goes_on);
     assert_eq!(fix.freeze(), b"behind");
     let sent = fix.sent(6);
-    assert_eq!((sent.landed, sent.messages), (true, 4));
+    assert_eq!(
+        (sent.landed, sent.messages),
+        (true, 1),
+        "the others were told"
+    );
     assert_eq!(fix.pool.bytes(), 0);
+}
+
+#[test]
+fn what_has_left_between_shared_frames_is_written_though_the_rest_is_not() {
+    let mut fix = Fixture::new(10, WhenFull::Close);
+    let whole = Bytes::from_static(b"shared");
+    fix.push(b"one", plain()).unwrap();
+    fix.push(b"two", plain()).unwrap();
+    fix.push_shared(&whole, plain()).unwrap();
+    fix.push(b"last", plain()).unwrap();
+    fix.freeze();
+    assert_eq!(fix.sent(6).messages, 2);
+    fix.freeze();
+    assert_eq!(fix.sent(6).messages, 1);
+    assert_eq!(fix.outbox.load().0, 1);
+    let mut lost = 0;
+    fix.outbox.clear(&mut fix.pool, &mut |_, _| lost += 1);
+    assert_eq!(lost, 1);
 }
 
 #[test]

@@ -56,15 +56,15 @@ impl Shard {
         let ledger = &mut self.ledger;
         let mut written = |job, outcome| ledger.decide(job, outcome, id);
         let sent = conn.outbox.sent(&mut self.pool, n, &mut written);
+        if sent.messages > 0 {
+            self.metrics.messages_out_client.add(sent.messages);
+            self.metrics.messages_per_send.record(sent.messages);
+        }
         if !sent.landed {
             if sent.goes_on {
                 self.dirty.add(id, conn, false);
             }
             return;
-        }
-        if sent.messages > 0 {
-            self.metrics.messages_out_client.add(sent.messages);
-            self.metrics.messages_per_send.record(sent.messages);
         }
         if let Some(oldest) = sent.oldest {
             let waited = now.saturating_sub(oldest).as_nanos() as u64;
