@@ -3,16 +3,23 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+/// How long an address may still be in use. An io_uring is taken down by a worker of the kernel, some time after its process has
+/// gone or closed it; until then a listener that it accepted on is there. Whoever restarts a gateway at once would meet it.
+const PATIENCE: Duration = Duration::from_secs(1);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
+
 /// Binds one listener that nobody shares.
 ///
 /// # Errors
-/// The address is in use, not ours, or not allowed.
+/// The address is in use, and stays so for a second; it is not ours, or not allowed.
 pub fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
-    let socket = bound(address, false)?;
+    let socket = bound_alone(address)?;
     socket.listen(clamp(backlog))?;
     Ok(socket.into())
 }
@@ -30,7 +37,7 @@ pub fn bind_shared(
 ) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         // Without SO_REUSEPORT the kernel refuses a port that anyone has.
-        drop(bound(address, false)?);
+        drop(bound_alone(address)?);
     }
     let mut sockets = Vec::with_capacity(count);
     let mut address = address;
@@ -46,6 +53,20 @@ pub fn bind_shared(
         socket.listen(clamp(backlog))?;
     }
     Ok(sockets.into_iter().map(Into::into).collect())
+}
+
+fn bound_alone(address: SocketAddr) -> io::Result<Socket> {
+    let began = Instant::now();
+    loop {
+        match bound(address, false) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < PATIENCE =>
+            {
+                thread::sleep(BETWEEN_ATTEMPTS);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -89,6 +110,18 @@ mod tests {
         let address = first[0].local_addr().unwrap();
         let error = bind_shared(address, 16, 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_that_is_given_up_within_a_second_is_waited_for() {
+        let first = bind(ANY, 16).unwrap();
+        let address = first.local_addr().unwrap();
+        let holder = thread::spawn(move || {
+            thread::park_timeout(5 * BETWEEN_ATTEMPTS);
+            drop(first);
+        });
+        assert_eq!(bind(address, 16).unwrap().local_addr().unwrap(), address);
+        holder.join().unwrap();
     }
 
     #[test]

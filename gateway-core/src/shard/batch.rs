@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
 use super::{
     jobs::JobId,
     outbox::{Frame, Kind, Meta},
@@ -13,6 +11,11 @@ use crate::{
     config::{self, WhenFull},
     mutation::{self, Rule},
 };
+use flight::{Flown, Shared};
+
+pub use flight::Left;
+
+mod flight;
 
 /// Consecutive frames, each with an entry.
 #[derive(Debug, Default)]
@@ -47,36 +50,6 @@ struct Entry {
     dead: bool,
     /// Its bytes are the next of `shared`.
     shared: bool,
-}
-
-/// A frame that is too long to be copied for everybody who gets it.
-#[derive(Debug)]
-struct Shared {
-    /// So many of the batch's own bytes go before it, and so many messages.
-    at: usize,
-    messages: usize,
-    frame: Bytes,
-}
-
-/// What was sent: of the own bytes, of the shared frames, and of the next of these; and the messages in it, as far as they
-/// were told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Flown {
-    own: usize,
-    frames: usize,
-    part: usize,
-    messages: usize,
-}
-
-/// What is left of a flight when the kernel took some bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Nothing.
-    Nothing,
-    /// More of what it was offered.
-    Rest,
-    /// What it was not offered yet: the next bytes lie elsewhere.
-    Next,
 }
 
 /// What most messages do not have: a time to live, a key, somebody who asks.
@@ -174,70 +147,6 @@ impl Batch {
     /// When the oldest message came.
     pub fn oldest(&self) -> Option<Duration> {
         self.oldest
-    }
-
-    /// The next bytes of a flight that are still to be sent: those that lie together.
-    #[inline]
-    fn unsent(&self) -> &[u8] {
-        let Flown {
-            own, frames, part, ..
-        } = self.flown;
-        match self.shared.get(frames) {
-            None => &self.bytes[own..],
-            Some(next) if next.at == own => &next.frame[part..],
-            Some(next) => &self.bytes[own..next.at],
-        }
-    }
-
-    /// [`Batch::unsent`] is the kernel's until it was taken.
-    pub fn offer(&mut self) -> &[u8] {
-        self.offered = true;
-        self.unsent()
-    }
-
-    /// Whether it was offered, and not all was taken.
-    pub fn is_offered(&self) -> bool {
-        self.offered
-    }
-
-    /// `n` of [`Batch::unsent`] were sent.
-    #[inline]
-    pub fn fly(&mut self, n: usize) -> Left {
-        let offered = self.unsent().len();
-        let flown = &mut self.flown;
-        match self.shared.get(flown.frames) {
-            Some(next) if next.at == flown.own => {
-                flown.part += n;
-                if flown.part >= next.frame.len() {
-                    flown.frames += 1;
-                    flown.part = 0;
-                }
-            }
-            _ => flown.own += n,
-        }
-        if n < offered {
-            Left::Rest
-        } else if flown.own >= self.bytes.len() && flown.frames >= self.shared.len() {
-            Left::Nothing
-        } else {
-            self.offered = false;
-            Left::Next
-        }
-    }
-
-    /// Messages that were sent since this was asked last.
-    pub fn take_sent(&mut self) -> usize {
-        let Flown {
-            own, frames, part, ..
-        } = self.flown;
-        let sent = match self.shared.get(frames) {
-            Some(next) if next.at == own && part == 0 => next.messages,
-            None if own >= self.bytes.len() => self.messages(),
-            _ => frames
-                .checked_sub(1)
-                .map_or(0, |last| self.shared[last].messages + 1),
-        };
-        sent - std::mem::replace(&mut self.flown.messages, sent)
     }
 
     /// Who wants to know what becomes of what is not dropped.
