@@ -112,7 +112,7 @@ impl Mesh {
         item: &mut Item,
     ) -> Result<Located<'a, Arc<Queue>>, ReturnReason> {
         let Some(only) = item.again.as_ref().and_then(|again| again.only.as_ref()) else {
-            return Ok(self.locate(routes, &item.body));
+            return Ok(self.locate(routes, &item.body, None));
         };
         let paths = only.paths(routes, &item.body)?;
         let nowhere = u64::from(matches!(paths, Paths::None));

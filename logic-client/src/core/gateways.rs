@@ -349,7 +349,7 @@ impl Mesh {
             reroute(unsent, change_of, |change, body| {
                 match (change, router.route(gateway)) {
                     (Change::Shards, Some(route)) => route.paths(body, router.limits()),
-                    _ => self.locate(routes, body).paths,
+                    (_, route) => self.locate(routes, body, route.map(|_| gateway)).paths,
                 }
             });
         for replan in moved.replans {

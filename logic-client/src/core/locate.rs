@@ -3,7 +3,8 @@
 //! A push for a user, and a `Disconnect`, go to the gateways where the user is known to be, as far as
 //! their directory is complete. Whoever is on none of them may be on any gateway whose directory is
 //! not complete, and not only where it was last: while that one is away, its users go to others. If
-//! there is none, nowhere it is. Where a directory had no room for all, everybody may be, those
+//! there is none, nowhere it is. What was for a gateway that came back goes there, too, until that one
+//! has told who is there. Where a directory had no room for all, everybody may be, those
 //! included who are known elsewhere. All other commands go where they go without a directory: a
 //! subscription of a user is for connections to come, too.
 
@@ -24,8 +25,14 @@ pub(crate) struct Located<'a, S> {
 }
 
 impl<S> Router<S> {
-    /// [`Router::paths`] with a directory.
-    pub(crate) fn located(&self, body: &Body, directory: &Directory) -> Located<'_, S> {
+    /// [`Router::paths`] with a directory. `back`: a gateway that the command was for, which came back and may not have
+    /// told yet who is there.
+    pub(crate) fn located(
+        &self,
+        body: &Body,
+        directory: &Directory,
+        back: Option<GatewayId>,
+    ) -> Located<'_, S> {
         let whom = is_located(body).then(|| whom(body));
         match whom {
             Some(Whom::User(user)) => {
@@ -33,12 +40,13 @@ impl<S> Router<S> {
                 // The usual case: one look-up, and no allocation.
                 if let Some(only) = complete.next().filter(|_| complete.next().is_none())
                     && !directory.any_cut()
+                    && back.is_none()
                     && let Some(route) = self.at(only.gateway)
                 {
                     let paths = route.paths(body, self.limits());
                     return Located { paths, nowhere: 0 };
                 }
-                let mut gateways = self.whereabouts(user, directory).into_iter();
+                let mut gateways = self.whereabouts(user, directory, back).into_iter();
                 let paths = match (gateways.next(), gateways.next()) {
                     (None, _) => Paths::None,
                     (Some(only), None) => self
@@ -54,7 +62,7 @@ impl<S> Router<S> {
                 let nowhere = u64::from(matches!(paths, Paths::None));
                 Located { paths, nowhere }
             }
-            Some(Whom::Users(users)) => self.list(body, users, directory),
+            Some(Whom::Users(users)) => self.list(body, users, directory, back),
             _ => {
                 let paths = self.paths(body);
                 let nowhere = u64::from(matches!(paths, Paths::None));
@@ -64,11 +72,17 @@ impl<S> Router<S> {
     }
 
     /// A list of users, in parts for the gateways they are on.
-    fn list(&self, body: &Body, users: &Users, directory: &Directory) -> Located<'_, S> {
+    fn list(
+        &self,
+        body: &Body,
+        users: &Users,
+        directory: &Directory,
+        back: Option<GatewayId>,
+    ) -> Located<'_, S> {
         let mut shares: BTreeMap<u32, Users> = BTreeMap::new();
         let mut nowhere = 0;
         for user in &users.user_ids {
-            let gateways = self.whereabouts(user, directory);
+            let gateways = self.whereabouts(user, directory, back);
             nowhere += u64::from(gateways.is_empty());
             for gateway in gateways {
                 let share = shares.entry(gateway).or_default();
@@ -89,7 +103,7 @@ impl<S> Router<S> {
     }
 
     /// The gateways that a message for a user goes to, in the order of the routes.
-    fn whereabouts(&self, user: &str, directory: &Directory) -> Vec<u32> {
+    fn whereabouts(&self, user: &str, directory: &Directory, back: Option<GatewayId>) -> Vec<u32> {
         let complete = directory.find(user).filter(|found| found.complete);
         let mut gateways: Vec<u32> = complete.map(|found| found.gateway).collect();
         if gateways.is_empty() {
@@ -100,6 +114,10 @@ impl<S> Router<S> {
             let all = self.routes().map(|(gateway, _)| gateway.0);
             gateways.extend(all.filter(|gateway| directory.is_cut(*gateway, user)));
         }
+        gateways.extend(
+            back.map(|gateway| gateway.0)
+                .filter(|gateway| !directory.knows(*gateway, user)),
+        );
         gateways.sort_unstable();
         gateways.dedup();
         gateways

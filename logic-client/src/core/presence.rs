@@ -121,11 +121,16 @@ impl Mesh {
         sole && !self.presence.is_off() && is_located(&item.body)
     }
 
-    /// Where a command goes.
-    pub(super) fn locate<'a>(&self, routes: &'a Routes, body: &Body) -> Located<'a, Arc<Queue>> {
+    /// Where a command goes; `back` as for [`Router::located`](crate::core::router::Router::located).
+    pub(super) fn locate<'a>(
+        &self,
+        routes: &'a Routes,
+        body: &Body,
+        back: Option<GatewayId>,
+    ) -> Located<'a, Arc<Queue>> {
         let located = self
             .presence
-            .look(|directory| routes.router.located(body, directory));
+            .look(|directory| routes.router.located(body, directory, back));
         located.unwrap_or_else(|| {
             let paths = routes.router.paths(body);
             let nowhere = u64::from(matches!(paths, Paths::None));

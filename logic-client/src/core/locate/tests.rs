@@ -73,7 +73,7 @@ fn push(user: &str) -> Body {
 
 /// The gateways a command goes to; and how many users are nowhere.
 fn gateways(router: &Router<Stream>, directory: &Directory, body: &Body) -> (Vec<u32>, u64) {
-    let Located { paths, nowhere } = router.located(body, directory);
+    let Located { paths, nowhere } = router.located(body, directory, None);
     let parts = paths.into_parts(body);
     (
         parts.iter().map(|((gateway, _), _)| *gateway).collect(),
@@ -91,7 +91,7 @@ fn a_push_goes_where_the_user_is_and_only_there() {
     assert_eq!(at("alice"), (vec![0, 1], 0));
     assert_eq!(at("bob"), (vec![1], 0));
     assert_eq!(at("nobody"), (vec![], 1));
-    let located = router.located(&push("bob"), &directory);
+    let located = router.located(&push("bob"), &directory, None);
     assert_eq!(located.paths, Paths::One(&(1, shard("bob"))));
 }
 
@@ -117,6 +117,25 @@ fn who_was_last_where_it_is_silent_may_have_gone_to_where_it_is_silent_too() {
         gateways(&router, &directory, &push("carol")),
         (vec![0, 2], 0)
     );
+}
+
+#[test]
+fn what_was_for_a_gateway_that_came_back_goes_there_until_it_has_told_who_is_there() {
+    let (router, mut directory) = mesh();
+    tell(&mut directory, 0, &["alice"]);
+    tell(&mut directory, 2, &[]);
+    let back = Some(GatewayId(1));
+    let at = |directory: &Directory, body: &Body| {
+        let parts = router.located(body, directory, back).paths.into_parts(body);
+        let gateways = parts.into_iter().map(|((gateway, _), _)| *gateway);
+        gateways.collect::<Vec<_>>()
+    };
+    let list = Body::Push(Push::users(["alice"]).request);
+    for body in [push("alice"), list] {
+        assert_eq!(at(&directory, &body), [0, 1]);
+    }
+    tell(&mut directory, 1, &[]);
+    assert_eq!(at(&directory, &push("alice")), [0]);
 }
 
 #[test]
@@ -157,7 +176,7 @@ fn a_full_directory_costs_pushes_a_detour_and_nobody_a_message() {
     );
     assert_eq!(at(carol), (vec![1], 0));
     let list = Body::Push(Push::users([alice, bob, carol]).request);
-    let Located { paths, nowhere } = router.located(&list, &directory);
+    let Located { paths, nowhere } = router.located(&list, &directory, None);
     let parts = paths.into_parts(&list);
     let parts = parts.iter().map(|((gateway, _), part)| match whom(part) {
         Whom::Users(users) => (*gateway, users.user_ids.clone()),
@@ -180,7 +199,7 @@ fn a_list_is_split_by_where_its_users_are() {
     tell(&mut directory, 1, &["alice"]);
     tell(&mut directory, 2, &["dave"]);
     let body = Body::Push(Push::users(["alice", "bob", "nobody", "none"]).request);
-    let Located { paths, nowhere } = router.located(&body, &directory);
+    let Located { paths, nowhere } = router.located(&body, &directory, None);
     assert_eq!(nowhere, 2);
     let mut reached = Vec::new();
     for ((gateway, shard), part) in paths.into_parts(&body) {
@@ -196,7 +215,7 @@ fn a_list_is_split_by_where_its_users_are() {
     let expected = [("alice", 0), ("alice", 1), ("bob", 0)];
     assert_eq!(reached, expected.map(|(user, at)| (user.to_owned(), at)));
     let nobody = Body::Push(Push::users(["nobody", "none"]).request);
-    let located = router.located(&nobody, &directory);
+    let located = router.located(&nobody, &directory, None);
     assert_eq!((located.paths, located.nowhere), (Paths::None, 2));
 }
 
