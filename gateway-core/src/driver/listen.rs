@@ -62,7 +62,7 @@ fn bound_alone(address: SocketAddr) -> io::Result<Socket> {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < PATIENCE =>
             {
-                thread::sleep(BETWEEN_ATTEMPTS);
+                thread::park_timeout(BETWEEN_ATTEMPTS);
             }
             other => return other,
         }
