@@ -104,7 +104,7 @@ pub fn frozen_gateway(trouble: bool) -> Result<Delays, String> {
 pub fn flood(trouble: bool) -> Result<Delays, String> {
     let mut plan = plan(1, 1_000);
     plan.services = vec![plain(), plain()];
-    for step in 0..200_u32 {
+    for step in 0..400_u32 {
         let at = BEGIN + Duration::from_millis(5) * step;
         plan.push(at, 0, Wanted::plain(Target::User(step % 100), 128));
     }
@@ -137,7 +137,7 @@ pub fn wide_topic(trouble: bool) -> Result<Delays, String> {
         let at = BEGIN + Duration::from_millis(1) * step;
         plan.push(at, 0, Wanted::plain(Target::User(step * 17 % 10_000), 128));
     }
-    for step in (0..4_u32).filter(|_| trouble) {
+    for step in (0..8_u32).filter(|_| trouble) {
         let at = BEGIN + Duration::from_millis(50) * step;
         plan.push(at, 0, Wanted::plain(Target::Topic(0), 128));
     }

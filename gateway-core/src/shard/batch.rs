@@ -328,20 +328,18 @@ impl Batch {
     }
 
     fn clear(&mut self) {
-        let (mut bytes, mut entries, mut extras) = (
-            std::mem::take(&mut self.bytes),
-            std::mem::take(&mut self.entries),
-            std::mem::take(&mut self.extras),
-        );
-        bytes.clear();
-        entries.clear();
-        extras.clear();
-        *self = Self {
-            bytes,
-            entries,
-            extras,
+        let mut empty = Self {
+            bytes: std::mem::take(&mut self.bytes),
+            entries: std::mem::take(&mut self.entries),
+            extras: std::mem::take(&mut self.extras),
+            shared: std::mem::take(&mut self.shared),
             ..Self::default()
         };
+        empty.bytes.clear();
+        empty.entries.clear();
+        empty.extras.clear();
+        empty.shared.clear();
+        *self = empty;
     }
 
     fn messages(&self) -> usize {

@@ -20,15 +20,18 @@ pub struct Dirty {
     /// When the first send of this slice began, and when its last one so far was over.
     began: Duration,
     landed: Duration,
-    /// This slice ended before all had their turn.
+    /// Its sends have lasted long enough.
+    over: bool,
+    /// It ended before all had their turn.
     cut: bool,
-    /// What a send takes, as slices have shown that were cut.
+    /// What a send takes, as slices have shown that were cut, and how many fit into a slice by that.
     each: Duration,
+    fit: usize,
 }
 
-/// How long the sends of a slice should take: whoever comes meanwhile waits for its end. Large messages cost the kernel more
-/// than small ones, and machines differ; a driver that hands all sends of a slice to the kernel together can't stop in the
-/// middle, so what they take is known beforehand, from those before.
+/// How long the sends of a slice may take: whoever comes meanwhile waits for its end. Large messages cost the kernel more
+/// than small ones, and machines differ. A driver that sends one by one is stopped in the middle; one that hands all sends of a
+/// slice to the kernel together can't be, so it gets as many as should fit, by those before.
 const LONGEST: Duration = Duration::from_micros(500);
 
 /// A thread that was kept from running makes sends look dear: so many are made all the same.
@@ -62,16 +65,20 @@ impl Dirty {
             self.learn();
         }
         self.flushed = 0;
+        self.over = false;
     }
 
-    /// A send begins, whether it was its turn or its socket has room again.
+    /// A send begins, whether it was its turn or its socket has room again. Once the sends of this slice have lasted long
+    /// enough, none follows.
     pub fn sends(&mut self, now: Duration, conn: &mut Conn) {
-        if !conn.outbox.is_flying() {
+        if !conn.outbox.has_flight() {
             // All that is pending leaves: what comes next is not urgent for its sake.
             conn.urgent = false;
         }
         if self.flushed <= 1 {
             self.began = now;
+        } else {
+            self.over |= now >= self.began + LONGEST;
         }
     }
 
@@ -84,7 +91,7 @@ impl Dirty {
     /// The next one of a slice of `slice` sends, of fewer if they take long. Urgent ones go first, as a rule.
     pub fn next(&mut self, conns: &mut Conns, slice: usize) -> Option<ConnId> {
         let most = self.most(slice);
-        while self.flushed < most {
+        while self.flushed < most && !self.over {
             let urgent_first = self.in_a_row < URGENT_IN_A_ROW || self.later.is_empty();
             let soon = urgent_first.then(|| self.soon.pop_front()).flatten();
             let id = soon.or_else(|| self.later.pop_front());
@@ -114,9 +121,10 @@ impl Dirty {
 
     /// Sends of a slice that do not take too long, as far as is known.
     fn most(&self, slice: usize) -> usize {
-        match self.each.as_nanos() as usize {
-            0 => slice,
-            each => slice.min((LONGEST.as_nanos() as usize / each).max(FEWEST)),
+        if self.each.is_zero() {
+            slice
+        } else {
+            slice.min(self.fit)
         }
     }
 
@@ -128,6 +136,8 @@ impl Dirty {
         } else {
             (self.each * 3 + took.min(self.each * 2)) / 4
         };
+        let fit = LONGEST.as_nanos() / self.each.as_nanos().max(1);
+        self.fit = (fit as usize).max(FEWEST);
     }
 }
 
@@ -184,6 +194,33 @@ mod tests {
         ids
     }
 
+    /// The same, where the kernel gets them one by one.
+    fn slice_one_by_one(
+        dirty: &mut Dirty,
+        conns: &mut Conns,
+        sends: usize,
+        each: Duration,
+    ) -> usize {
+        let mut now = Duration::ZERO;
+        dirty.begin();
+        std::iter::from_fn(|| {
+            let next = dirty.next(conns, sends)?;
+            dirty.sends(now, conns.get_mut(next)?);
+            now += each;
+            dirty.landed(now);
+            Some(next)
+        })
+        .count()
+    }
+
+    #[test]
+    fn a_slice_ends_with_its_last_send_or_when_it_has_lasted_long_enough() {
+        let (mut dirty, mut conns, _) = queued(0, 100);
+        let micros = Duration::from_micros;
+        let mut took = |each| slice_one_by_one(&mut dirty, &mut conns, 16, micros(each));
+        assert_eq!([took(2), took(100), took(2_000)], [16, 6, 2]);
+    }
+
     #[test]
     fn a_slice_takes_as_many_sends_as_are_over_in_time_by_what_the_last_ones_took() {
         let (mut dirty, mut conns, _) = queued(0, 400);
@@ -192,6 +229,29 @@ mod tests {
             slice(&mut dirty, &mut conns, 256, each).len()
         });
         assert_eq!(took, [256, 25, 25, 25, 20], "one of 2 ms counts as 40 µs");
+    }
+
+    #[test]
+    fn what_is_urgent_stays_so_behind_a_flight_that_goes_on() {
+        let (mut dirty, mut conns, ids) = queued(0, 1);
+        let conn = conns.get_mut(ids[0]).unwrap();
+        let (pool, limits) = (&mut Pool::default(), config::Outbox::default());
+        let whole = bytes::Bytes::from_static(b"shared");
+        let frame = Frame {
+            whole: Some(&whole),
+            payload: &whole,
+            ..Frame::default()
+        };
+        let (now, meta, drop) = (Duration::ZERO, Meta::default(), &mut |_, _| {});
+        let pushed = conn.outbox.push(pool, &limits, now, frame, meta, drop);
+        assert_eq!(pushed, Ok(()));
+        dirty.sends(now, conn);
+        let first = conn.outbox.freeze(pool, now, drop).len();
+        assert!(conn.outbox.sent(pool, first, drop).goes_on);
+        push(conn);
+        dirty.add(ids[0], conn, true);
+        dirty.sends(now, conn);
+        assert!(conn.urgent, "it is not in this flight");
     }
 
     #[test]

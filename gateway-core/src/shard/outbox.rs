@@ -249,6 +249,11 @@ impl Outbox {
         self.flight.as_ref().is_some_and(|batch| batch.is_offered())
     }
 
+    /// Whether bytes have left the pending ones, be they on their way or not yet offered.
+    pub fn has_flight(&self) -> bool {
+        self.flight.is_some()
+    }
+
     /// Messages and their bytes, pending and in flight.
     pub fn load(&self) -> (usize, usize) {
         let flight = self.in_flight();

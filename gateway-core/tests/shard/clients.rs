@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::world::{
     World,
     logic::{pushing, receiving, to, to_user},
-    user_of, world,
+    talk_until_unread, user_of, world,
 };
 use gateway_core::config::Refuse;
 use gateway_proto::v1::{self, PayloadKind, Scope, logic_frame::Body as Down};
@@ -267,21 +267,7 @@ fn a_service_that_does_not_read_stops_the_sockets_that_feed_it() {
         world.connect(0, &format!("/ws?user={}", user_of(0, 2))),
         world.connect(0, &format!("/ws?user={}", user_of(1, 2))),
     ];
-    let mut sent = 0;
-    for _ in 0..3000 {
-        for client in clients {
-            world.client(client).text(&"x".repeat(1000));
-            sent += 1;
-        }
-        world.step();
-    }
-    for client in clients {
-        assert!(
-            !world.client(client).outgoing.is_empty(),
-            "its socket is read no more"
-        );
-        assert_eq!(world.client(client).closed(), None);
-    }
+    let sent = talk_until_unread(&mut world, &clients, 3000);
     // Reading on brings everything.
     world.service(logic).release_all();
     world.settle();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::world::{
     LogicId, World,
     logic::{in_session, receiving},
-    user_of, world,
+    talk_until_unread, user_of, world,
 };
 use gateway_proto::v1::{self, Resume, Scope};
 
@@ -381,21 +381,7 @@ fn a_service_that_acknowledges_nothing_stops_the_sockets_that_feed_it() {
         world.connect(0, &format!("/ws?user={}", user_of(0, 2))),
         world.connect(1, &format!("/ws?user={}", user_of(1, 2))),
     ];
-    let mut sent = 0;
-    for _ in 0..100 {
-        for client in clients {
-            world.client(client).text(&"x".repeat(1000));
-            sent += 1;
-        }
-        world.step();
-    }
-    for client in clients {
-        assert!(
-            !world.client(client).outgoing.is_empty(),
-            "it is read no more"
-        );
-        assert_eq!(world.client(client).closed(), None);
-    }
+    let sent = talk_until_unread(&mut world, &clients, 100);
     let unacked = world.total(|metrics| metrics.unacked_bytes.get());
     assert!(unacked < 50_000, "{unacked}");
     for _ in 0..100 {

@@ -30,6 +30,8 @@ pub struct Down {
     sources: u64,
     /// Sources whose process has died.
     orphaned: BTreeSet<u64>,
+    /// Sources that have given up waiting for what a place has taken of theirs.
+    doubting: BTreeSet<(u64, usize)>,
 }
 
 #[derive(Debug)]
@@ -261,6 +263,12 @@ impl Down {
         self.orphaned.insert(source);
     }
 
+    /// A source does not know what a place has taken of what it has sent so far. Whoever wants that sent again has it arrive
+    /// twice, also on one connection, if the place is there all the time.
+    pub fn doubt(&mut self, source: u64, place: usize) {
+        self.doubting.insert((source, place));
+    }
+
     /// The sender was told what became of a push at a place: on one shard or all, for some of its users or all.
     pub fn fate(
         &mut self,
@@ -382,7 +390,8 @@ impl Down {
             return Some("it is for somebody else".into());
         }
         if push.written.contains(&connection) {
-            return Some(format!("again at {now:?}"));
+            let doubts = self.doubting.contains(&(issued.source, conn.place));
+            return (!issued.may_repeat || !doubts).then(|| format!("again at {now:?}"));
         }
         let key = (issued.source, issued.target.clone());
         if let Some(newest) = conn.newest.get(&key).filter(|newest| **newest > id) {

@@ -242,6 +242,10 @@ impl Meshed {
         {
             context.oracle.down.doubt_members(self.source);
         }
+        let place = gateway::address(&notice.gateway).map(|address| address.gateway);
+        if let (What::Unknown { .. }, Some(place)) = (&notice.what, place) {
+            context.oracle.down.doubt(self.source, place);
+        }
         if let What::Connected { epoch, .. } = &notice.what {
             let up = &mut context.oracle.up;
             if self.setup.one {

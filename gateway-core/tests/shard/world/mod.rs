@@ -115,6 +115,23 @@ pub fn crowd(world: &mut World, shard: usize, clients: usize, user: impl Fn(usiz
     }
 }
 
+/// Clients say so much, 1,000 bytes each `times`, that their sockets are read no more; none is closed for it. Returns how many
+/// messages they are.
+pub fn talk_until_unread(world: &mut World, clients: &[ClientId], times: usize) -> usize {
+    for _ in 0..times {
+        for client in clients {
+            world.client(*client).text(&"x".repeat(1000));
+        }
+        world.step();
+    }
+    for client in clients {
+        let unread = !world.client(*client).outgoing.is_empty();
+        assert!(unread, "its socket is read no more");
+        assert_eq!(world.client(*client).closed(), None);
+    }
+    times * clients.len()
+}
+
 impl World {
     /// A client whose socket is accepted by `shard`; `target` is what it asks for.
     pub fn connect(&mut self, shard: usize, target: &str) -> ClientId {
