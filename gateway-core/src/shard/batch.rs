@@ -327,19 +327,29 @@ impl Batch {
             + self.extras.capacity() * size_of::<Extra>()
     }
 
+    /// All that it was is gone, but for its buffers. In place: it is large, and each send needs one.
     fn clear(&mut self) {
-        let mut empty = Self {
-            bytes: std::mem::take(&mut self.bytes),
-            entries: std::mem::take(&mut self.entries),
-            extras: std::mem::take(&mut self.extras),
-            shared: std::mem::take(&mut self.shared),
-            ..Self::default()
-        };
-        empty.bytes.clear();
-        empty.entries.clear();
-        empty.extras.clear();
-        empty.shared.clear();
-        *self = empty;
+        let Self {
+            bytes,
+            entries,
+            extras,
+            shared,
+            shared_bytes,
+            flown,
+            offered,
+            dead,
+            dead_bytes,
+            control,
+            control_bytes,
+            oldest,
+        } = self;
+        bytes.clear();
+        entries.clear();
+        extras.clear();
+        shared.clear();
+        (*shared_bytes, *flown, *offered) = (0, Flown::default(), false);
+        (*dead, *dead_bytes) = (0, 0);
+        (*control, *control_bytes, *oldest) = (0, 0, None);
     }
 
     fn messages(&self) -> usize {

@@ -20,9 +20,11 @@ pub struct Dirty {
     /// When the first send of this slice began, and when its last one so far was over.
     began: Duration,
     landed: Duration,
-    /// Its sends have lasted long enough.
+    /// When they have lasted long enough.
+    until: Duration,
+    /// They have.
     over: bool,
-    /// It ended before all had their turn.
+    /// The slice ended before all had their turn.
     cut: bool,
     /// What a send takes, as slices have shown that were cut, and how many fit into a slice by that.
     each: Duration,
@@ -77,8 +79,9 @@ impl Dirty {
         }
         if self.flushed <= 1 {
             self.began = now;
-        } else {
-            self.over |= now >= self.began + LONGEST;
+            self.until = now + LONGEST;
+        } else if now >= self.until {
+            self.over = true;
         }
     }
 
