@@ -15,6 +15,7 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::Error::other("no OUT_DIR"))?);
     prost_build::Config::new()
         .bytes(["."])
+        .extern_path(".ringway.v1.Users", "crate::users::Users")
         .compile_fds(descriptors.clone())?;
     fs::write(
         out.join("descriptors.bin"),

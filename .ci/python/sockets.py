@@ -72,10 +72,13 @@ def read_to_end(client):
     return data
 
 
-def close_code(client):
-    """Code and reason of the Close frame that comes next; after it the gateway must close the connection."""
+def close_code(client, answers=False):
+    """Code and reason of the Close frame that comes next; after it the gateway must close the connection: also, in its own
+    time, that of a client that does not answer."""
     first, length = read(client, 2)
     assert first == FIN | CLOSE, f"expected a Close frame, got {first:#x}"
     payload = read(client, length)
+    if answers:
+        client.sendall(frame(FIN | CLOSE, payload))
     assert read_to_end(client) == b""
     return struct.unpack("!H", payload[:2])[0], payload[2:].decode()

@@ -39,8 +39,8 @@ def test_is_refused(gateway, counted, bytes_sent, status, reason):
     assert b"\r\nConnection: close" in head and body
 
 
-@pytest.mark.parametrize("target", ["/ws?user=", "/ws?user=%ff", "/ws?user=" + "u" * 257, "/ws?user=a&user=b"])
-def test_an_impossible_user_is_told_by_a_close_code(gateway, counted, target):
+@pytest.mark.parametrize("target, answers", [("/ws?user=", False), ("/ws?user=%ff", True), ("/ws?user=" + "u" * 257, True), ("/ws?user=a&user=b", True)])
+def test_an_impossible_user_is_told_by_a_close_code(gateway, counted, target, answers):
     # Browsers hide the status of a refused handshake, so policy accepts and closes.
     with counted("ringway_refused_handshakes_total", reason="bad_user"), dial(gateway) as client:
         client.sendall(request(target))
@@ -48,7 +48,7 @@ def test_an_impossible_user_is_told_by_a_close_code(gateway, counted, target):
         while not answer.endswith(b"\r\n\r\n"):
             answer += read(client, 1)
         assert answer.startswith(b"HTTP/1.1 101 ")
-        code, reason = close_code(client)
+        code, reason = close_code(client, answers)
     assert code == 4400 and "user" in reason
 
 

@@ -1,6 +1,7 @@
 //! A gateway of our own: this very program, started once more as a process that can be measured and killed.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::{Command, ExitStatus},
@@ -183,5 +184,18 @@ impl Gateway {
     /// It goes on.
     pub fn wait(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
         self.process.wait(patience)
+    }
+
+    /// What it says at last, once it has drained: a number by that name.
+    ///
+    /// # Errors
+    /// It ended otherwise.
+    pub fn last_words(&mut self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let words = self.process.says("ringway ended ")?;
+        let numbers = words.split(' ').map(|word| {
+            let (name, number) = word.split_once('=').context("no number")?;
+            Ok((name.to_owned(), number.parse()?))
+        });
+        numbers.collect()
     }
 }

@@ -355,7 +355,7 @@ impl World {
                 Target::UserId(self.users[self.next_user].clone())
             }
             To::Users => Target::Users(v1::Users {
-                user_ids: self.users[..WIDE].to_vec(),
+                user_ids: self.users[..WIDE].iter().map(Into::into).collect(),
             }),
             To::Topic => Target::Topic("news".into()),
         }

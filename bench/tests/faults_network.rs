@@ -178,47 +178,50 @@ enum Cut {
     Shards,
 }
 
-/// This namespace — one in the middle — one for gateways. They are gone when this is dropped.
+/// This namespace — one in the middle — one for gateways. They are gone when this is dropped; those of a test that was killed
+/// go when the next one begins.
 struct Network {
     middle: String,
     far: String,
+    gateway: Ipv4Addr,
 }
 
 impl Network {
-    const HERE: Ipv4Addr = Ipv4Addr::new(10, 231, 77, 1);
-    const MIDDLE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 231, 77, 2), Ipv4Addr::new(10, 231, 77, 5)];
-    const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 231, 77, 6);
-
     fn new() -> Self {
-        // Another name each time: the kernel takes namespaces down by and by.
+        remove_what_was_left();
+        // Another name and other addresses each time: the kernel takes namespaces down by and by, and this test may run on
+        // several drivers at once.
         static BUILT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!("{}-{}", std::process::id(), BUILT.fetch_add(1, Relaxed));
+        let (process, built) = (std::process::id(), BUILT.fetch_add(1, Relaxed));
+        let unique = format!("{process}-{built}");
         let [middle, far] = ["mid", "far"].map(|part| format!("ringway-{part}-{unique}"));
-        let network = Self { middle, far };
+        // Eight of 10.224.0.0/12.
+        let block = (process * 16 + built % 16) % (1 << 17);
+        let address = |at| Ipv4Addr::from((10 << 24) + (224 << 16) + block * 8 + at);
+        let (here, near_end, far_end) = (address(1), address(2), address(5));
+        let network = Self {
+            middle,
+            far,
+            gateway: address(6),
+        };
         let (middle, far) = (network.middle.as_str(), network.far.as_str());
-        let (here, there) = (format!("rwh{unique}"), format!("rwm{unique}"));
+        let (near, there) = (format!("rwh{unique}"), format!("rwm{unique}"));
         run(&format!("ip netns add {middle}"));
         run(&format!("ip netns add {far}"));
         run(&format!(
-            "ip link add {here} type veth peer name near netns {middle}"
+            "ip link add {near} type veth peer name near netns {middle}"
         ));
         run(&format!(
             "ip -n {middle} link add {there} type veth peer name near netns {far}"
         ));
-        run(&format!("ip addr add {}/30 dev {here}", Self::HERE));
-        run(&format!(
-            "ip -n {middle} addr add {}/30 dev near",
-            Self::MIDDLE[0]
-        ));
-        run(&format!(
-            "ip -n {middle} addr add {}/30 dev {there}",
-            Self::MIDDLE[1]
-        ));
+        run(&format!("ip addr add {here}/30 dev {near}"));
+        run(&format!("ip -n {middle} addr add {near_end}/30 dev near"));
+        run(&format!("ip -n {middle} addr add {far_end}/30 dev {there}"));
         run(&format!(
             "ip -n {far} addr add {}/30 dev near",
-            Self::GATEWAY
+            network.gateway
         ));
-        run(&format!("ip link set {here} up"));
+        run(&format!("ip link set {near} up"));
         for (namespace, device) in [
             (middle, "near"),
             (middle, there.as_str()),
@@ -227,14 +230,8 @@ impl Network {
         ] {
             run(&format!("ip -n {namespace} link set {device} up"));
         }
-        run(&format!(
-            "ip route add 10.231.77.4/30 via {}",
-            Self::MIDDLE[0]
-        ));
-        run(&format!(
-            "ip -n {far} route add default via {}",
-            Self::MIDDLE[1]
-        ));
+        run(&format!("ip route add {}/30 via {near_end}", address(4)));
+        run(&format!("ip -n {far} route add default via {far_end}"));
         run(&format!(
             "ip netns exec {middle} sysctl -q -w net.ipv4.ip_forward=1"
         ));
@@ -255,7 +252,7 @@ impl Network {
         let launch = Launch {
             program: PathBuf::from("ip"),
             first,
-            listen: [(Self::GATEWAY, 0).into(); 3],
+            listen: [(self.gateway, 0).into(); 3],
             ..launch
         };
         launch.argument("--insecure")
@@ -264,15 +261,15 @@ impl Network {
     /// Drops what links send; clients and the admin port go on.
     fn cut(&self, gateway: &Gateway, cut: Cut) {
         let others = format!("{{ {}, {} }}", gateway.ws.port(), gateway.admin.port());
-        let to = format!("ip daddr {} tcp dport != {others} drop", Self::GATEWAY);
-        let from = format!("ip saddr {} tcp sport != {others} drop", Self::GATEWAY);
+        let to = format!("ip daddr {} tcp dport != {others} drop", self.gateway);
+        let from = format!("ip saddr {} tcp sport != {others} drop", self.gateway);
         let known = format!(
             "{{ {}, {}, {} }}",
             gateway.ws.port(),
             gateway.admin.port(),
             gateway.grpc.port()
         );
-        let shards = format!("ip daddr {} tcp dport != {known} drop", Self::GATEWAY);
+        let shards = format!("ip daddr {} tcp dport != {known} drop", self.gateway);
         let rules = match cut {
             Cut::BothWays => vec![to, from],
             Cut::ToGateway => vec![to],
@@ -302,6 +299,21 @@ impl Drop for Network {
             let _ = Command::new("ip")
                 .args(["netns", "del", namespace])
                 .status();
+        }
+    }
+}
+
+/// The namespaces of processes that are no more, and with them their links.
+fn remove_what_was_left() {
+    let Ok(names) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
+    for name in names.filter_map(|name| name.ok()?.file_name().into_string().ok()) {
+        let unique = ["ringway-mid-", "ringway-far-"].map(|start| name.strip_prefix(start));
+        let process = unique.into_iter().flatten().next();
+        let process = process.and_then(|unique| unique.split('-').next());
+        if process.is_some_and(|process| !PathBuf::from(format!("/proc/{process}")).exists()) {
+            let _ = Command::new("ip").args(["netns", "del", &name]).status();
         }
     }
 }

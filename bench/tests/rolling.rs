@@ -7,6 +7,8 @@
 mod common;
 #[path = "common/returning.rs"]
 mod returning;
+#[path = "common/sums.rs"]
+mod sums;
 
 use std::{
     process::Command,
@@ -24,6 +26,7 @@ use gateway_bench::{
 };
 use logic_client::{Locate, LogicClient, Push, PushError, Receipt};
 use returning::Users;
+use sums::{Back, Counted, Sums, keep};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 const GATEWAYS: usize = 3;
@@ -33,8 +36,9 @@ const PUSH_EVERY: Duration = Duration::from_millis(2);
 const SPREAD_MS: u64 = 1_000;
 const RETRY_AFTER_MS: u64 = 1_000;
 
-// Each message that was confirmed must have come, none twice, and of each other one the service must have been told; what it
-// may send again, because it is told that nobody got it, nobody may have got.
+// Half of the load is confirmed: each message that was confirmed must have come, none twice, and of each other one the service must
+// have been told; what it may send again, because it is told that nobody got it, nobody may have got. The other half is fire and
+// forget: each message came, or came back, or was counted by its reason, and the sums of all three sides agree.
 #[test]
 fn a_rolling_restart_loses_no_confirmed_message_and_doubles_none() {
     let runtime = tokio::runtime::Builder::new_multi_thread();
@@ -43,21 +47,31 @@ fn a_rolling_restart_loses_no_confirmed_message_and_doubles_none() {
         let mut fleet = Fleet::start();
         let names: Vec<_> = (0..USERS).map(|n| format!("user-{n}")).collect();
         let users = Users::start(&names, &fleet.gateways.each_ref().map(|g| g.ws));
-        let client = fleet.service().await;
+        let back = Back::default();
+        let client = fleet.service(&Back::default()).await;
+        let plain = fleet.service(&back).await;
         fleet.wait_for_users().await;
 
         let over = Arc::new(AtomicBool::new(false));
         let load = tokio::spawn(push_until(client.clone(), names.clone(), Arc::clone(&over)));
+        let silent = tokio::spawn(push_plainly(
+            plain.clone(),
+            names.clone(),
+            Arc::clone(&over),
+        ));
         for at in 0..GATEWAYS {
             fleet.restart(at).await;
             fleet.wait_for_users().await;
         }
         over.store(true, Relaxed);
         let pushed = load.await.unwrap();
+        let silent = silent.await.unwrap();
         // What comes before these has come.
         for name in &names {
             reach(&client, &users, name, "the end").await;
+            reach(&plain, &users, name, "the end of the rest").await;
         }
+        plain.flush().await.unwrap();
         let report = judge(&pushed, &users);
         println!("{report}");
         let (broken, sent_away) = users.ends();
@@ -67,6 +81,8 @@ fn a_rolling_restart_loses_no_confirmed_message_and_doubles_none() {
         assert!(report.doubled.is_empty(), "came twice: {report}");
         assert!(report.denied.is_empty(), "handed back, and came: {report}");
         assert!(report.confirmed * 2 > pushed.len(), "too few: {report}");
+        let sums = Sums::of(&silent, &back, &users, &plain.stats());
+        sums.must_agree(&client.stats(), &pushed, fleet.counted());
         users.end().await;
     });
 }
@@ -100,6 +116,26 @@ async fn push_until(client: LogicClient, users: Vec<String>, over: Arc<AtomicBoo
         });
     }
     pushes.join_all().await
+}
+
+/// The same, and nobody waits for answers: numbers and users.
+async fn push_plainly(
+    client: LogicClient,
+    users: Vec<String>,
+    over: Arc<AtomicBool>,
+) -> Vec<(String, String)> {
+    let mut pace = tokio::time::interval(PUSH_EVERY);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pushed = Vec::new();
+    while !over.load(Relaxed) {
+        pace.tick().await;
+        let user = users[pushed.len() % users.len()].clone();
+        let text = format!("plain message {}", pushed.len());
+        let push = Push::user(user.clone()).text(text.clone());
+        client.push(push).await.unwrap();
+        pushed.push((user, text));
+    }
+    pushed
 }
 
 /// Pushes until it was written, and waits until it was read.
@@ -190,6 +226,8 @@ impl std::fmt::Display for Report {
 struct Fleet {
     launches: [Launch; GATEWAYS],
     gateways: [Gateway; GATEWAYS],
+    /// What those counted that are no more.
+    past: Vec<Counted>,
 }
 
 impl Fleet {
@@ -202,14 +240,19 @@ impl Fleet {
             launch.setting("RINGWAY_GATEWAY_ID", format!("gateway-{port}"))
         });
         let gateways = launches.each_ref().map(|launch| launch.start().unwrap());
-        Self { launches, gateways }
+        Self {
+            launches,
+            gateways,
+            past: Vec::new(),
+        }
     }
 
-    async fn service(&self) -> LogicClient {
+    async fn service(&self, back: &Back) -> LogicClient {
         // A push is sent where its user is: so it cannot wait for a gateway that is away and find there the user who has
         // got it elsewhere.
         let builder = LogicClient::builder()
             .locate(Locate::Directory)
+            .on_returned(keep(back))
             .backoff(Duration::from_millis(20), Duration::from_millis(200));
         let gateways = self.gateways.iter();
         let builder = gateways.fold(builder, |builder, gateway| {
@@ -232,9 +275,29 @@ impl Fleet {
         assert!(told.ends_with("drained\n"), "{told}");
         let ended = self.gateways[at].wait(PATIENCE).unwrap();
         assert!(ended.success(), "{ended}");
+        let words = self.gateways[at].last_words().unwrap();
+        self.past.push(Counted {
+            pushes: words["pushes"],
+            written: words["written"],
+            dropped: words.values().sum::<u64>() - words["pushes"] - words["written"],
+        });
         let again = self.launches[at].start().unwrap();
         assert!(metrics::get(again.admin, "/readyz").is_ok());
         self.gateways[at] = again;
+    }
+
+    /// What all gateways of the test have counted, each once.
+    fn counted(&self) -> Counted {
+        let present = self.gateways.iter().map(|gateway| {
+            let metrics = Metrics::read(gateway.admin).unwrap();
+            let sum = |name: &str, labels: &[&str]| metrics.sum(name, labels) as u64;
+            Counted {
+                pushes: sum("ringway_messages_in_total", &["from=\"logic\""]),
+                written: sum("ringway_messages_out_total", &["to=\"client\""]),
+                dropped: sum("ringway_drops_total", &[]),
+            }
+        });
+        self.past.iter().copied().chain(present).sum()
     }
 
     /// Until every user is somewhere.

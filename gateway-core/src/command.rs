@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_proto::{plain::Plain, v1::PayloadKind};
+use gateway_proto::{UserId, plain::Plain, v1::PayloadKind};
 
 use crate::identity::{ConnId, ShardIndex};
 
@@ -77,7 +77,7 @@ pub enum Target {
     /// One user or connection.
     One(Who),
     /// Several users.
-    Users(Vec<String>),
+    Users(Vec<UserId>),
     /// The members of a topic.
     Topic(Box<str>),
     /// Every connection.

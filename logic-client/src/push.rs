@@ -84,8 +84,10 @@ impl Push {
     /// To all connections of several users; each gets it once on every connection. The list is
     /// split by shard, and where it is longer than a gateway takes at once.
     pub fn users<U: Into<String>>(users: impl IntoIterator<Item = U>) -> Self {
-        let user_ids = users.into_iter().map(Into::into).collect();
-        Self::to(Target::Users(v1::Users { user_ids }))
+        let user_ids = users.into_iter().map(|user| user.into().into());
+        Self::to(Target::Users(v1::Users {
+            user_ids: user_ids.collect(),
+        }))
     }
 
     /// To one connection.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "client/fake/mod.rs"]
 mod fake;
 
 use std::fs;

@@ -6,12 +6,16 @@
 pub mod names;
 pub mod plain;
 mod shard_of;
+mod users;
 
 pub use shard_of::shard_of;
+pub use users::UserId;
 
 /// Messages and enums of package `ringway.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
+    pub use crate::users::Users;
+
     include!(concat!(env!("OUT_DIR"), "/ringway.v1.rs"));
 }
 

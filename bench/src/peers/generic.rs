@@ -289,7 +289,7 @@ impl Pusher for Generic {
             _ if self.audience.is_everyone() => Target::Everyone(v1::Everyone {}),
             [user] => Target::UserId(user.clone()),
             users => Target::Users(v1::Users {
-                user_ids: users.to_vec(),
+                user_ids: users.iter().map(Into::into).collect(),
             }),
         };
         let request = v1::MessageRequest {

@@ -181,7 +181,7 @@ impl TargetArguments {
             [] => Target::Everyone(Everyone {}),
             [user] => Target::UserId(user.clone()),
             users => Target::Users(Users {
-                user_ids: users.to_vec(),
+                user_ids: users.iter().map(Into::into).collect(),
             }),
         }
     }

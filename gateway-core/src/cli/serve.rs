@@ -1,6 +1,6 @@
 //! `ringway serve`, and what `demo` shares with it: a gateway from its start to its end.
 
-use std::{io::Write, process::ExitCode, thread};
+use std::{io::Write, process::ExitCode, sync::Arc, thread};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -12,6 +12,7 @@ use crate::{
     bootstrap::{self, Extras, Running},
     config::Config,
     control::{Control, Registrant, Subject},
+    metrics::{DROPS, Metrics},
 };
 
 /// Exit codes of everything that runs a gateway.
@@ -150,6 +151,32 @@ fn announce(running: &Running, control: &Control) {
     let _ = stdout.flush();
 }
 
+/// The last word: nobody looks at the metrics of a process that has ended, and what it counted last is to be known.
+fn take_leave(metrics: &[Arc<Metrics>]) {
+    let total = |count: &dyn Fn(&Metrics) -> u64| -> u64 {
+        metrics.iter().map(|metrics| count(metrics)).sum()
+    };
+    let dropped = |reason: &str| {
+        total(&|metrics| {
+            let mut drops = metrics.drops.iter();
+            drops
+                .find(|(known, _)| *known == reason)
+                .map_or(0, |(_, count)| count)
+        })
+    };
+    let mut line = format!(
+        "ringway ended pushes={} written={}",
+        total(&|metrics| metrics.messages_in_logic.get()),
+        total(&|metrics| metrics.messages_out_client.get()),
+    );
+    for reason in DROPS {
+        line += &format!(" {reason}={}", dropped(reason));
+    }
+    let mut stdout = std::io::stdout().lock();
+    // As above.
+    let _ = writeln!(stdout, "{line}");
+}
+
 fn wait(running: Running, control: &Control, signals: Signals) -> anyhow::Result<()> {
     let drain = || match control.drain() {
         true => tracing::info!("a second signal ends the process at once"),
@@ -164,9 +191,12 @@ fn wait(running: Running, control: &Control, signals: Signals) -> anyhow::Result
         thread::Builder::new()
             .name("signals".into())
             .spawn_scoped(scope, || signals.watch(drain, at_once, over))?;
+        let metrics = running.metrics.clone();
         let end = running.join();
         // Lets go of the thread of signals.
         drop(ended);
-        Ok(end?)
+        end?;
+        take_leave(&metrics);
+        Ok(())
     })
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use gateway_proto::{
+    UserId,
     names::MAX_NAME_BYTES,
     v1::{
         self, Priority as WirePriority, ReceiptMode, RejectReason, message_request::Target as Wire,
@@ -183,7 +184,7 @@ impl<'a> Checks<'a> {
         })
     }
 
-    fn users(&self, mut users: Vec<String>) -> Result<Vec<String>, Rejection> {
+    fn users(&self, mut users: Vec<UserId>) -> Result<Vec<UserId>, Rejection> {
         let max = self.gateway.config.limits.max_users_per_push;
         if users.len() > max {
             let len = users.len();

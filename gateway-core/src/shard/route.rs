@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gateway_proto::v1::RejectReason;
+use gateway_proto::{UserId, v1::RejectReason};
 
 use super::{
     Shard,
@@ -250,7 +250,7 @@ impl Shard {
     }
 
     /// The places of these users in the list, by the shard that has them.
-    fn by_owner(&self, users: &[String]) -> Vec<Vec<usize>> {
+    fn by_owner(&self, users: &[UserId]) -> Vec<Vec<usize>> {
         let shards = u32::from(self.lanes.shards());
         if shards == 1 {
             return vec![(0..users.len()).collect()];

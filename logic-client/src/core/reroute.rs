@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use gateway_proto::UserId;
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
 
@@ -180,7 +181,7 @@ pub(crate) fn join(whole: &mut Item, part: Item) {
     };
     if let (Some(Target::Users(users)), Some(Target::Users(more))) = (&mut push.target, more.target)
     {
-        let known: HashSet<&String> = users.user_ids.iter().collect();
+        let known: HashSet<&UserId> = users.user_ids.iter().collect();
         let new: Vec<_> = more
             .user_ids
             .into_iter()

@@ -1,9 +1,9 @@
 //! Which streams a command goes to.
 
-use gateway_proto::shard_of;
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::message_request::Target;
 use gateway_proto::v1::{Connection, Limits, Users, disconnect, subscribe, unsubscribe};
+use gateway_proto::{UserId, shard_of};
 
 use crate::core::check::{Common, ENVELOPE_BYTES};
 
@@ -180,7 +180,7 @@ impl<S> Route<S> {
         let Body::Push(push) = body else {
             return Paths::None;
         };
-        let mut shares: Vec<Vec<String>> = self.shards.iter().map(|_| Vec::new()).collect();
+        let mut shares: Vec<Vec<UserId>> = self.shards.iter().map(|_| Vec::new()).collect();
         for user in &users.user_ids {
             let shard = shard_of(user.as_bytes(), self.shards.len() as u32);
             if let Some(share) = shares.get_mut(shard as usize) {
@@ -238,10 +238,10 @@ pub(crate) fn whom(body: &Body) -> Whom<'_> {
 }
 
 /// Cuts `users` into lists of at most `most` users and about `bytes` bytes.
-fn cut(users: Vec<String>, most: usize, bytes: usize) -> Vec<Vec<String>> {
+fn cut(users: Vec<UserId>, most: usize, bytes: usize) -> Vec<Vec<UserId>> {
     /// A protobuf string of up to 256 bytes has a header of at most 3.
     const HEADER: usize = 3;
-    let mut lists: Vec<Vec<String>> = Vec::new();
+    let mut lists: Vec<Vec<UserId>> = Vec::new();
     let mut room = 0;
     for user in users {
         let size = user.len() + HEADER;

@@ -21,7 +21,10 @@ pub fn request(context: &Context, wanted: &Wanted, id: usize) -> v1::MessageRequ
     let target = match &wanted.target {
         Target::User(user) => target::Target::UserId(crate::simulate::user(*user)),
         Target::Users(users) => target::Target::Users(v1::Users {
-            user_ids: users.iter().copied().map(crate::simulate::user).collect(),
+            user_ids: users
+                .iter()
+                .map(|user| crate::simulate::user(*user).into())
+                .collect(),
         }),
         Target::Topic(topic) => target::Target::Topic(crate::simulate::topic(*topic)),
         Target::Everyone => target::Target::Everyone(v1::Everyone {}),

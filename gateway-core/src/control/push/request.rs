@@ -1,6 +1,7 @@
 //! A push as JSON: what scripts write, made into what services send.
 
 use data_encoding::BASE64;
+use gateway_proto::UserId;
 use gateway_proto::v1::{
     self, Connection, Delivery, Everyone, MessageRequest, PayloadKind, Priority, Users,
     message_request::Target,
@@ -132,9 +133,9 @@ impl Fields {
     }
 }
 
-fn user(value: Value) -> Result<String, String> {
+fn user(value: Value) -> Result<UserId, String> {
     match value {
-        Value::String(user) => Ok(user),
+        Value::String(user) => Ok(user.into()),
         value => Err(refused("users", &value, "a list of user ids")),
     }
 }
@@ -194,7 +195,7 @@ mod tests {
         );
         assert_eq!(target("\"topic\": \"news\""), Target::Topic("news".into()));
         assert_eq!(target("\"everyone\": true"), Target::Everyone(Everyone {}));
-        let user_ids = vec!["a".to_owned(), "b".to_owned()];
+        let user_ids = vec!["a".into(), "b".into()];
         let users = Target::Users(Users { user_ids });
         assert_eq!(target("\"users\": [\"a\", \"b\"]"), users);
         let connection = Connection {

@@ -286,7 +286,7 @@ pub fn to_everyone(text: &str) -> v1::MessageRequest {
 }
 
 pub fn to_users(users: &[&str], text: &str) -> v1::MessageRequest {
-    let user_ids = users.iter().map(|user| (*user).to_owned()).collect();
+    let user_ids = users.iter().map(|user| (*user).into()).collect();
     to(
         v1::message_request::Target::Users(v1::Users { user_ids }),
         text,

@@ -1,13 +1,9 @@
 //! Streams that break, end and go on where they were, over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE, connection_of, user_of};
+use crate::fake::{Fake, PATIENCE, connection_of, user_of};
 use gateway_proto::v1;
 use h2_stream::Code;
 use logic_client::{

@@ -204,7 +204,7 @@ impl Fake {
 /// The users a push names.
 pub fn users(push: &v1::MessageRequest) -> Vec<String> {
     match &push.target {
-        Some(Target::Users(users)) => users.user_ids.clone(),
+        Some(Target::Users(users)) => users.user_ids.iter().map(ToString::to_string).collect(),
         Some(Target::UserId(user)) => vec![user.clone()],
         _ => Vec::new(),
     }

@@ -1,12 +1,8 @@
 //! Full buffers, and streams that must not wait for each other.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE, user_of};
+use crate::fake::{Fake, PATIENCE, user_of};
 use logic_client::{LogicClient, Push, ReturnReason, TryPushError};
 use tokio::time::timeout;
 

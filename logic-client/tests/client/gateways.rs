@@ -1,15 +1,11 @@
 //! Gateways that come and go while the client runs, as a resolver tells.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE};
+use crate::fake::{Fake, PATIENCE};
 use logic_client::resolver::{Endpoint, Resolver, Updates};
 use logic_client::{ConnectError, LogicClient, Notice, Push, Streams, What};
 use tokio::sync::mpsc;

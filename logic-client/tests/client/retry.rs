@@ -1,15 +1,11 @@
 //! What a service does with what comes back, over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE};
+use crate::fake::{Fake, PATIENCE};
 use logic_client::{LogicClient, Push, Returned};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, channel};

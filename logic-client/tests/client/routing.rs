@@ -1,10 +1,6 @@
 //! Which stream a command goes to.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
-use fake::{Fake, connection_of, user_of};
+use crate::fake::{Fake, connection_of, user_of};
 use gateway_proto::shard_of;
 use gateway_proto::v1::logic_frame::Body;
 use logic_client::{ConnectError, GatewayError, Invalid, LogicClient, Push, PushError};
@@ -37,7 +33,7 @@ async fn a_users_pushes_go_straight_to_its_shard_in_order() {
         let Some(Body::Push(push)) = &frame.body else {
             panic!("{frame:?}");
         };
-        let user = fake::users(push).remove(0);
+        let user = crate::fake::users(push).remove(0);
         assert_eq!(*shard, shard_of(user.as_bytes(), 4));
         let number: i32 = std::str::from_utf8(&push.payload).unwrap().parse().unwrap();
         assert!(
@@ -104,7 +100,7 @@ async fn a_list_of_users_is_split_by_shard() {
         let Some(Body::Push(push)) = &frame.body else {
             panic!("{frame:?}");
         };
-        for user in fake::users(push) {
+        for user in crate::fake::users(push) {
             assert_eq!(shard_of(user.as_bytes(), 3), *shard);
             seen.push(user);
         }

@@ -1,13 +1,9 @@
 //! What a push costs the client: run it with `--release --nocapture` for the figure.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fake::{Fake, PATIENCE};
+use crate::fake::{Fake, PATIENCE};
 use logic_client::{Bytes, LogicClient, Push};
 
 /// Four streams, one task that pushes, users all over: everything arrives. In a debug build the

@@ -1,12 +1,8 @@
 //! What comes back: receipts, rejections, what clients do; and the end.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE, connection_of, user_of};
+use crate::fake::{Fake, PATIENCE, connection_of, user_of};
 use gateway_proto::v1::gateway_frame::Body as Up;
 use gateway_proto::v1::logic_frame::Body;
 use gateway_proto::v1::{self, ClientMessage, Outcome, PayloadKind};
@@ -124,7 +120,7 @@ async fn a_part_that_fails_hides_nothing_that_was_delivered() {
         behaviour.receipt = |shard, _| Some(vec![(Outcome::Written, shard + 1)]);
         // Shard 1 is the only one with this user.
         behaviour.reject = |push| {
-            let users = fake::users(push);
+            let users = crate::fake::users(push);
             let bad = users.contains(&user_of(1, 3));
             bad.then_some(v1::RejectReason::Overloaded)
         };
@@ -150,7 +146,7 @@ async fn a_part_that_fails_hides_nothing_that_was_delivered() {
         let of = log.frames.iter().filter(|(at, _)| *at == shard);
         let users: Vec<_> = of
             .filter_map(|(_, frame)| match &frame.body {
-                Some(Body::Push(push)) => Some(fake::users(push)),
+                Some(Body::Push(push)) => Some(crate::fake::users(push)),
                 _ => None,
             })
             .collect();
@@ -278,7 +274,7 @@ async fn events_nobody_takes_are_held_back_by_credit() {
         assert!(matches!(event, Some(Event::Message(_))), "{id}");
     }
     events.acknowledge();
-    let whole = |log: &fake::Log| {
+    let whole = |log: &crate::fake::Log| {
         let ack = |frame: &v1::LogicFrame| match &frame.body {
             Some(Body::ClientAck(ack)) => ack.id,
             _ => 0,

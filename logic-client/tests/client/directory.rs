@@ -1,12 +1,8 @@
 //! Pushes go where users are, and questions are put together from all gateways.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE};
+use crate::fake::{Fake, PATIENCE};
 use gateway_proto::shard_of;
 use gateway_proto::v1::gateway_frame::Body as Up;
 use gateway_proto::v1::logic_frame::Body;
@@ -227,7 +223,7 @@ fn answer(fake: &Fake, users: u64, connections: u64) {
                 sequence: frame.sequence,
                 users,
                 connection_count: connections,
-                connections: vec![fake::connection_of(fake.state.epoch, shard)],
+                connections: vec![crate::fake::connection_of(fake.state.epoch, shard)],
                 truncated: false,
             };
             fake.send(shard, Up::Result(result));
@@ -235,7 +231,7 @@ fn answer(fake: &Fake, users: u64, connections: u64) {
     }
 }
 
-fn queries(log: &fake::Log) -> usize {
+fn queries(log: &crate::fake::Log) -> usize {
     let frames = log.frames.iter();
     let query = |(_, frame): &&(u32, v1::LogicFrame)| matches!(frame.body, Some(Body::Query(_)));
     frames.filter(query).count()

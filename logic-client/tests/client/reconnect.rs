@@ -1,13 +1,9 @@
 //! Gateways that go away and come back.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fake::{Fake, PATIENCE, user_of};
+use crate::fake::{Fake, PATIENCE, user_of};
 use gateway_proto::shard_of;
 use gateway_proto::v1::gateway_frame::Body as Up;
 use gateway_proto::v1::logic_frame::Body;
