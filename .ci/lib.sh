@@ -33,9 +33,9 @@ on_driver() {
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
-# Builds the gateway, unless the caller names one.
+# Builds the gateway, unless the caller names one, or has built it: cargo would wait for whatever else it builds meanwhile.
 need_gateway() {
-    [[ $RINGWAY != "$root/target/debug/ringway" ]] || cargo build --quiet "${workspace[@]}" --bin ringway
+    [[ $RINGWAY != "$root/target/debug/ringway" || -n ${CI_BUILT:-} ]] || cargo build --quiet "${workspace[@]}" --bin ringway
 }
 
 # once COMMAND...: nobody else installs meanwhile.

@@ -51,8 +51,8 @@ fn stopped_etcd_costs_nobody_anything_and_later_gateways_are_found() {
     let known = load.pushed();
     load.wait_for_pushed(200);
 
-    etcd.kill();
     let stopped = Instant::now();
+    etcd.kill();
     wait_for("the client to say that etcd is gone", || {
         load.first_notice(stopped, |what| matches!(what, What::Resolver { .. }))
     });

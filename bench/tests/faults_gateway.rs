@@ -34,8 +34,8 @@ fn killed_gateway_loses_nothing_that_was_confirmed_and_doubles_nothing() {
     let load = Load::start(service, &users.names, 2_000, Way::Confirmed);
     load.wait_for_pushed(1_000);
 
-    gateway.signal(Signal::KILL).unwrap();
     let killed = Instant::now();
+    gateway.signal(Signal::KILL).unwrap();
     gateway.wait(PATIENCE).unwrap();
     // The kernel may take a moment to let go of the addresses: whoever restarts gateways tries again.
     let _next = wait_for("another process in its place", || launch.start().ok());
@@ -134,15 +134,16 @@ fn gateway_frozen_until_its_links_are_given_up_resumes_without_loss() {
     let load = Load::start(service, &users.names, 1_000, Way::FireAndForget);
     load.wait_for_pushed(500);
 
-    gateway.signal(Signal::STOP).unwrap();
     let frozen = Instant::now();
+    gateway.signal(Signal::STOP).unwrap();
     wait_for("the streams to be given up", || {
         load.first_notice(frozen, |what| matches!(what, What::Lost { .. }))
     });
     // New attempts fail too.
     load.wait_for_pushed(1_000);
-    gateway.signal(Signal::CONT).unwrap();
+    // A stream may be open again before the signal's sender knows that it was sent.
     let thawed = Instant::now();
+    gateway.signal(Signal::CONT).unwrap();
     wait_for("the streams to be open again", || {
         load.first_notice(thawed, |what| matches!(what, What::Connected { .. }))
     });

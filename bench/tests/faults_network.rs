@@ -44,8 +44,8 @@ fn cut_link_is_noticed_on_both_sides_within_20_s_and_loses_nothing() {
     let load = Load::start(service, &users.names, 200, Way::FireAndForget);
     load.wait_for_pushed(200);
 
-    network.cut(&gateway, Cut::BothWays);
     let cut = Instant::now();
+    network.cut(&gateway, Cut::BothWays);
     let lost = wait_for("the service to notice", || {
         load.first_notice(cut, |what| matches!(what, What::Lost { .. }))
     });
@@ -97,8 +97,8 @@ fn links_cut_again_and_again_in_one_direction_or_both_double_nothing() {
         Cut::FromGateway,
     ] {
         load.wait_for_pushed(500);
-        network.cut(&gateway, direction);
         let cut = Instant::now();
+        network.cut(&gateway, direction);
         wait_for("the service to notice", || {
             load.first_notice(cut, |what| matches!(what, What::Lost { .. }))
         });

@@ -23,6 +23,7 @@ pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
         Ok(())
     };
     bars("cost.svg", cost(results))?;
+    bars("other-servers.svg", other_servers(results))?;
     bars("memory.svg", memory(results))?;
     bars("handshakes.svg", handshakes(results))?;
     for (file, section, rate) in [
@@ -61,6 +62,18 @@ fn cost(results: &Results) -> Bars {
             "Shorter is better. limit: a process that does nothing but send(2), one message each; \
                    limit-joined: as many each as ringway joins."
                 .into(),
+        groups: groups(results, &sections, |side| {
+            side.median.get("server_micros_per_message")
+        }),
+    }
+}
+
+fn other_servers(results: &Results) -> Bars {
+    let sections = [("other-servers", "128 B to single users, 1,000 connections")];
+    Bars {
+        title: "CPU time per delivered message of servers that others have written, in µs".into(),
+        subtitle: "Shorter is better. All processes of a server together; what each can do, and how it is pushed to, differs."
+            .into(),
         groups: groups(results, &sections, |side| {
             side.median.get("server_micros_per_message")
         }),

@@ -28,7 +28,7 @@ pub struct Options {
     /// The folder of the page, the charts and the data
     #[arg(long, default_value = "docs/benchmarks")]
     pub into: PathBuf,
-    /// Run these sections, and keep what is there of the others [default: all]
+    /// Run these sections, and keep what is there of the others [default: all that need nothing but this program]
     #[arg(long, value_delimiter = ',', value_name = "SECTIONS")]
     pub only: Vec<String>,
     /// Run everything small, to see that it works: the figures mean nothing
@@ -63,7 +63,7 @@ const DATA: &str = "results.json";
 /// A section that fails, with what it said; a folder that cannot be written.
 pub fn run(options: &Options, program: &Path) -> anyhow::Result<()> {
     if options.list {
-        for section in SECTIONS {
+        for section in sections::all() {
             println!("{:<18} {}", section.name, section.arguments);
         }
         return Ok(());
@@ -100,7 +100,7 @@ fn chosen(options: &Options) -> anyhow::Result<Vec<&'static Section>> {
         return Ok(SECTIONS.iter().collect());
     }
     let find = |name: &String| {
-        let found = SECTIONS.iter().find(|section| section.name == name);
+        let found = sections::all().find(|section| section.name == name);
         found.with_context(|| format!("{name:?} is no section: see --list"))
     };
     options.only.iter().map(find).collect()

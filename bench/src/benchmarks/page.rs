@@ -3,15 +3,18 @@
 use std::fmt::Write;
 
 use super::{
-    Kept, Results,
-    sections::SECTIONS,
+    Kept, Results, sections,
     targets::{TARGETS, number},
 };
 use crate::figures::Side;
 
 /// Charts, with what stands in for them where pictures are not shown.
-const CHARTS: [(&str, &str); 7] = [
+const CHARTS: [(&str, &str); 8] = [
     ("cost.svg", "CPU time per delivered message, by server"),
+    (
+        "other-servers.svg",
+        "CPU time per delivered message of servers that others have written",
+    ),
     (
         "throughput.svg",
         "Messages per second, by number of connections",
@@ -56,7 +59,7 @@ pub(super) fn page(results: &Results, charts: &[&str]) -> String {
     }
     page.push_str(HONESTY);
     page.push_str("\n## Section by section\n");
-    for section in SECTIONS {
+    for section in sections::all() {
         if let Some(result) = results.get(section.name) {
             describe(&mut page, section.name, result);
         }

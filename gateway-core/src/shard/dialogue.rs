@@ -9,7 +9,7 @@ use super::{
     Shard,
     greeting::stream_ref,
     jobs::{JobId, Owner},
-    route::{Done, FEW, Origin},
+    route::{Done, Origin},
 };
 use crate::{
     command::{Command, Receipt},
@@ -28,6 +28,12 @@ impl Shard {
     fn take_from_link(&mut self, now: Duration, id: LinkId) -> usize {
         self.sheet.enter(Phase::Route);
         // What comes first of a link does not wait for the sends of a flood, be it of this link or of another.
+        let few = self.few();
+        let origin = |ticket: Ticket, handed, job| Origin {
+            whole_gateway: ticket.whole_gateway,
+            urgent: handed <= few,
+            job,
+        };
         let mut handed = 0;
         if let Some(state) = self.links.get_mut(id)
             && let Some((ticket, command, job)) = state.held.take()
@@ -239,14 +245,5 @@ impl Shard {
         if let Some(state) = self.links.get_mut(id) {
             state.link.refuse_receiver(stream);
         }
-    }
-}
-
-/// Where the command comes from that a link has handed out as its `handed`th.
-fn origin(ticket: Ticket, handed: usize, job: Option<JobId>) -> Origin {
-    Origin {
-        whole_gateway: ticket.whole_gateway,
-        urgent: handed <= FEW,
-        job,
     }
 }

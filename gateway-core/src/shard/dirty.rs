@@ -39,6 +39,11 @@ const LONGEST: Duration = Duration::from_micros(500);
 /// A thread that was kept from running makes sends look dear: so many are made all the same.
 const FEWEST: usize = 16;
 
+/// Deliveries of one push, or commands that one link hands over together, that are a few and so are urgent: at most, and at
+/// least.
+const FEW: usize = 64;
+const VERY_FEW: usize = 4;
+
 /// Every fourth send is for those that are not urgent, so that they are not held up for ever.
 const URGENT_IN_A_ROW: usize = 3;
 
@@ -115,6 +120,14 @@ impl Dirty {
         }
         self.cut = !self.is_empty();
         None
+    }
+
+    /// How many deliveries, of those that come together, are a few. Nobody may make more of them urgent than half a slice has room
+    /// for: whoever comes next still finds room in the same one.
+    #[must_use]
+    pub fn few(&self, slice: usize) -> usize {
+        let urgent = self.most(slice) / 2;
+        FEW.min(urgent.saturating_sub(self.soon.len()).max(VERY_FEW))
     }
 
     /// Whether nobody waits.
@@ -264,6 +277,34 @@ mod tests {
         assert_eq!(slice(&mut dirty, &mut conns, 256, slept).len(), 100);
         dirty.begin();
         assert_eq!(dirty.most(256), 256);
+    }
+
+    #[test]
+    fn what_a_flood_makes_urgent_leaves_room_in_the_slice_for_whoever_comes_next() {
+        assert_eq!(Dirty::default().few(256), FEW);
+        let (mut dirty, mut conns, _) = queued(0, 400);
+        let mut sent = Vec::new();
+        for _ in 0..2 {
+            sent = slice(&mut dirty, &mut conns, 256, Duration::from_micros(20));
+        }
+        assert_eq!((sent.len(), dirty.few(256)), (25, 12));
+        let add = |dirty: &mut Dirty, conns: &mut Conns, id: ConnId, urgent: bool| {
+            let conn = conns.get_mut(id).unwrap();
+            conn.outbox = Outbox::default();
+            push(conn);
+            dirty.add(id, conn, urgent);
+        };
+        // Three reads of it in a tick, each of more than a few; and then somebody's only push.
+        for ids in sent[..24].chunks(8) {
+            let few = dirty.few(256);
+            for (at, id) in ids.iter().enumerate() {
+                add(&mut dirty, &mut conns, *id, at < few);
+            }
+        }
+        assert_eq!((dirty.soon.len(), dirty.few(256)), (8 + 4 + 4, VERY_FEW));
+        add(&mut dirty, &mut conns, sent[24], true);
+        let next = slice(&mut dirty, &mut conns, 256, Duration::from_micros(20));
+        assert!(next.contains(&sent[24]), "{next:?} without {:?}", sent[24]);
     }
 
     #[test]

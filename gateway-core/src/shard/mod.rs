@@ -354,6 +354,11 @@ impl Shard {
         self.dirty.next(&mut self.conns, slice).map(SocketId::Conn)
     }
 
+    /// How many deliveries that come together go before floods and wide fan-outs.
+    fn few(&self) -> usize {
+        self.dirty.few(self.gateway.config.tick.slice)
+    }
+
     /// The bytes to be sent next; empty: none. They stay where they are until all of them are [`Shard::sent`], or the
     /// socket is closed.
     pub fn to_send(&mut self, now: Duration, socket: SocketId) -> &[u8] {
