@@ -37,7 +37,7 @@ const HONESTY: &str = "\
   real network instead is the driver's and the interrupts' work, which is not in these figures.
 - In a closed loop the cost per message depends on how much is joined, and so on which side is the bottleneck. The cores of the load are
   beside every figure. The load is one process on one core; where it saturates first, the server waits for it, joins less, and looks dearer
-  than it is: a note says so.
+  than it is: a note says so. (On two cores a second process of load would only share that one.)
 - Latency is measured at a rate that does not depend on the server (open loop), from when a message was due until the client has read it.
   The load never sleeps meanwhile and takes its whole core.
 - `limit` is no gateway: it has no gRPC, no users, nothing but the sends. `limit-joined` sends as many messages at a time as the gateway

@@ -251,6 +251,11 @@ pub struct Tick {
     /// Most batches taken from lanes.
     #[schemars(range(min = 1, max = 1 << 16))]
     pub lane_batches: usize,
+    /// How long the messages of a flood or of a wide fan-out wait for others to the same clients, in microseconds, unless such
+    /// are being sent anyhow: with few clients, what leaves together costs less. Single pushes never wait, and on a quiet shard
+    /// nothing does.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub gather_us: u64,
     /// How long a shard without work looks on before it sleeps, in microseconds: to be woken takes longer, and a core is
     /// busy meanwhile.
     #[schemars(range(min = 0, max = 1_000_000))]
@@ -421,6 +426,7 @@ impl Default for Tick {
             conn_bytes: 64 << 10,
             slice: 256,
             lane_batches: 64,
+            gather_us: 0,
             spin_us: 0,
         }
     }

@@ -9,7 +9,7 @@ use super::{
     Shard,
     greeting::stream_ref,
     jobs::{JobId, Owner},
-    route::{Done, Origin},
+    route::{Done, FEW, Origin},
 };
 use crate::{
     command::{Command, Receipt},
@@ -21,17 +21,24 @@ use crate::{
 impl Shard {
     pub(super) fn run_link(&mut self, now: Duration, id: LinkId) {
         let handed = self.take_from_link(now, id);
+        if handed > 0
+            && let Some(state) = self.links.get_mut(id)
+        {
+            // Whoever has flooded has to calm down before its pushes are urgent again.
+            let most = if state.floods { FEW / 4 } else { FEW };
+            state.floods = handed > most;
+        }
         self.note_link(id, handed as u64);
     }
 
     /// Does what a link hands out, as far as there is room. Says how many commands that was.
     fn take_from_link(&mut self, now: Duration, id: LinkId) -> usize {
         self.sheet.enter(Phase::Route);
-        // What comes first of a link does not wait for the sends of a flood, be it of this link or of another.
-        let few = self.few();
+        // What comes alone, or with few, does not wait for the sends of a flood, be it of this link or of another.
+        let floods = self.links.get(id).is_some_and(|state| state.floods);
         let origin = |ticket: Ticket, handed, job| Origin {
             whole_gateway: ticket.whole_gateway,
-            urgent: handed <= few,
+            urgent: handed <= FEW && !floods,
             job,
         };
         let mut handed = 0;

@@ -13,6 +13,13 @@ pub struct Dirty {
     soon: VecDeque<ConnId>,
     /// All others; and some of `soon` that stood here already.
     later: VecDeque<ConnId>,
+    /// How long those gather before a pass over them begins, and when the last one began. While it runs all get their turn, those
+    /// who come meanwhile too.
+    gather: Duration,
+    began_pass: Option<Duration>,
+    passes: bool,
+    /// When this tick began.
+    now: Duration,
     /// Sends of this slice.
     flushed: usize,
     /// Urgent ones since the last of the others.
@@ -24,9 +31,7 @@ pub struct Dirty {
     until: Duration,
     /// They have.
     over: bool,
-    /// The slice ended before all had their turn.
-    cut: bool,
-    /// What a send takes, as slices have shown that were cut, and how many fit into a slice by that.
+    /// What a send takes, as slices have shown that were no small ones, and how many fit into a slice by that.
     each: Duration,
     fit: usize,
 }
@@ -36,13 +41,8 @@ pub struct Dirty {
 /// slice to the kernel together can't be, so it gets as many as should fit, by those before.
 const LONGEST: Duration = Duration::from_micros(500);
 
-/// A thread that was kept from running makes sends look dear: so many are made all the same.
+/// A thread that was kept from running makes sends look dear: so many are made all the same, and fewer teach nothing.
 const FEWEST: usize = 16;
-
-/// Deliveries of one push, or commands that one link hands over together, that are a few and so are urgent: at most, and at
-/// least.
-const FEW: usize = 64;
-const VERY_FEW: usize = 4;
 
 /// Every fourth send is for those that are not urgent, so that they are not held up for ever.
 const URGENT_IN_A_ROW: usize = 3;
@@ -65,14 +65,28 @@ impl Dirty {
         }
     }
 
+    /// Nobody has anything to send. Who is not urgent waits up to `gather` for company.
+    pub fn new(gather: Duration) -> Self {
+        Self {
+            gather,
+            ..Self::default()
+        }
+    }
+
     /// A new slice begins.
-    pub fn begin(&mut self) {
-        // One that was not cut may have ended in sleep.
-        if std::mem::take(&mut self.cut) {
+    pub fn begin(&mut self, now: Duration) {
+        self.now = now;
+        if self.flushed >= FEWEST {
             self.learn();
         }
         self.flushed = 0;
         self.over = false;
+    }
+
+    /// A connection has sent a part of what is on its way: it goes on with the pass that has begun.
+    pub fn goes_on(&mut self, id: ConnId, conn: &mut Conn) {
+        self.add(id, conn, false);
+        self.passes = true;
     }
 
     /// A send begins, whether it was its turn or its socket has room again. Once the sends of this slice have lasted long
@@ -100,9 +114,9 @@ impl Dirty {
     pub fn next(&mut self, conns: &mut Conns, slice: usize) -> Option<ConnId> {
         let most = self.most(slice);
         while self.flushed < most && !self.over {
-            let urgent_first = self.in_a_row < URGENT_IN_A_ROW || self.later.is_empty();
+            let urgent_first = self.in_a_row < URGENT_IN_A_ROW || !self.has_later();
             let soon = urgent_first.then(|| self.soon.pop_front()).flatten();
-            let id = soon.or_else(|| self.later.pop_front());
+            let id = soon.or_else(|| self.next_later());
             let conn = conns.get_mut(id?);
             if let Some((id, conn)) = id.zip(conn) {
                 let queued = &mut conn.queued;
@@ -118,21 +132,35 @@ impl Dirty {
                 }
             }
         }
-        self.cut = !self.is_empty();
         None
     }
 
-    /// How many deliveries, of those that come together, are a few. Nobody may make more of them urgent than half a slice has room
-    /// for: whoever comes next still finds room in the same one.
-    #[must_use]
-    pub fn few(&self, slice: usize) -> usize {
-        let urgent = self.most(slice) / 2;
-        FEW.min(urgent.saturating_sub(self.soon.len()).max(VERY_FEW))
+    /// Whether nobody waits for a turn that could be now.
+    pub fn is_empty(&self) -> bool {
+        self.soon.is_empty() && !self.has_later()
     }
 
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.soon.is_empty() && self.later.is_empty()
+    /// When those that gather company have their turn.
+    pub fn deadline(&self) -> Option<Duration> {
+        (!self.later.is_empty()).then(|| self.began_pass.unwrap_or_default() + self.gather)
+    }
+
+    /// Whether somebody who is not urgent has a turn now.
+    fn has_later(&self) -> bool {
+        let due = |began| self.now >= began + self.gather;
+        !self.later.is_empty() && (self.passes || self.began_pass.is_none_or(due))
+    }
+
+    fn next_later(&mut self) -> Option<ConnId> {
+        if !self.has_later() {
+            return None;
+        }
+        if !self.passes {
+            self.began_pass = Some(self.now);
+        }
+        let next = self.later.pop_front();
+        self.passes = !self.later.is_empty();
+        next
     }
 
     /// Sends of a slice that do not take too long, as far as is known.
@@ -199,7 +227,7 @@ mod tests {
 
     /// The sends of one slice, each of which takes so long; the kernel gets them together.
     fn slice(dirty: &mut Dirty, conns: &mut Conns, sends: usize, each: Duration) -> Vec<ConnId> {
-        dirty.begin();
+        dirty.begin(Duration::ZERO);
         let ids: Vec<_> = std::iter::from_fn(|| {
             let next = dirty.next(conns, sends)?;
             dirty.sends(Duration::ZERO, conns.get_mut(next)?);
@@ -218,7 +246,7 @@ mod tests {
         each: Duration,
     ) -> usize {
         let mut now = Duration::ZERO;
-        dirty.begin();
+        dirty.begin(Duration::ZERO);
         std::iter::from_fn(|| {
             let next = dirty.next(conns, sends)?;
             dirty.sends(now, conns.get_mut(next)?);
@@ -271,40 +299,55 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_are_not_cut_teach_nothing() {
-        let (mut dirty, mut conns, _) = queued(0, 100);
-        let slept = Duration::from_millis(50);
-        assert_eq!(slice(&mut dirty, &mut conns, 256, slept).len(), 100);
-        dirty.begin();
+    fn small_slices_teach_nothing() {
+        let (mut dirty, mut conns, _) = queued(0, FEWEST - 1);
+        let long = Duration::from_millis(50);
+        assert_eq!(slice(&mut dirty, &mut conns, 256, long).len(), FEWEST - 1);
+        dirty.begin(Duration::ZERO);
         assert_eq!(dirty.most(256), 256);
     }
 
     #[test]
-    fn what_a_flood_makes_urgent_leaves_room_in_the_slice_for_whoever_comes_next() {
-        assert_eq!(Dirty::default().few(256), FEW);
-        let (mut dirty, mut conns, _) = queued(0, 400);
-        let mut sent = Vec::new();
-        for _ in 0..2 {
-            sent = slice(&mut dirty, &mut conns, 256, Duration::from_micros(20));
-        }
-        assert_eq!((sent.len(), dirty.few(256)), (25, 12));
+    fn a_slice_in_which_all_had_their_turn_teaches_too() {
+        // As wide fan-outs make them: a slice of deliveries, and so a slice of sends.
+        let (mut dirty, mut conns, _) = queued(0, 100);
+        slice(&mut dirty, &mut conns, 256, Duration::from_micros(20));
+        dirty.begin(Duration::ZERO);
+        assert_eq!(dirty.most(256), 25);
+    }
+
+    #[test]
+    fn who_is_not_urgent_gathers_company_unless_it_was_quiet_or_its_like_are_being_sent() {
+        let ms = Duration::from_millis;
+        let (mut dirty, mut conns, ids) = queued(0, 40);
+        dirty.gather = ms(1);
+        let tick = |dirty: &mut Dirty, conns: &mut Conns, now, sends| {
+            dirty.begin(now);
+            std::iter::from_fn(|| dirty.next(conns, sends)).count()
+        };
         let add = |dirty: &mut Dirty, conns: &mut Conns, id: ConnId, urgent: bool| {
             let conn = conns.get_mut(id).unwrap();
-            conn.outbox = Outbox::default();
-            push(conn);
+            conn.urgent = false;
             dirty.add(id, conn, urgent);
         };
-        // Three reads of it in a tick, each of more than a few; and then somebody's only push.
-        for ids in sent[..24].chunks(8) {
-            let few = dirty.few(256);
-            for (at, id) in ids.iter().enumerate() {
-                add(&mut dirty, &mut conns, *id, at < few);
-            }
-        }
-        assert_eq!((dirty.soon.len(), dirty.few(256)), (8 + 4 + 4, VERY_FEW));
-        add(&mut dirty, &mut conns, sent[24], true);
-        let next = slice(&mut dirty, &mut conns, 256, Duration::from_micros(20));
-        assert!(next.contains(&sent[24]), "{next:?} without {:?}", sent[24]);
+        assert_eq!(tick(&mut dirty, &mut conns, ms(5), 30), 30, "it was quiet");
+        add(&mut dirty, &mut conns, ids[0], false);
+        let went = tick(&mut dirty, &mut conns, ms(5), 30);
+        assert_eq!(went, 11, "with the rest of the pass");
+
+        add(&mut dirty, &mut conns, ids[1], false);
+        assert_eq!(tick(&mut dirty, &mut conns, ms(5), 30), 0);
+        assert!(dirty.is_empty(), "nothing to do until then");
+        assert_eq!(dirty.deadline(), Some(ms(6)));
+        add(&mut dirty, &mut conns, ids[2], true);
+        assert_eq!(tick(&mut dirty, &mut conns, ms(5), 30), 1, "the urgent one");
+        add(&mut dirty, &mut conns, ids[3], false);
+        assert_eq!(tick(&mut dirty, &mut conns, ms(6), 30), 2);
+        assert_eq!(dirty.deadline(), None);
+
+        let part = conns.get_mut(ids[3]).unwrap();
+        dirty.goes_on(ids[3], part);
+        assert_eq!(tick(&mut dirty, &mut conns, ms(6), 30), 1, "it has begun");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     Shard,
     message::{Message, shared_frame},
-    route::Origin,
+    route::{FEW, Origin},
 };
 use crate::{
     command::{Outcome, Push, Target},
@@ -133,14 +133,14 @@ impl Shard {
         ids: Vec<ConnId>,
         origin: Origin,
     ) {
-        let urgent = origin.urgent && ids.len() <= self.few();
+        let urgent = origin.urgent && ids.len() <= FEW;
         let origin = Origin { urgent, ..origin };
         self.begin_fanout(now, push, Reach::Members { ids, next: 0 }, origin);
     }
 
     /// A push for every connection.
     pub(super) fn fan_out_to_everyone(&mut self, now: Duration, push: Push, origin: Origin) {
-        let urgent = origin.urgent && self.conns.len() <= self.few();
+        let urgent = origin.urgent && self.conns.len() <= FEW;
         let origin = Origin { urgent, ..origin };
         let born = self.fanouts.begun;
         self.begin_fanout(now, push, Reach::Everyone { slot: 0, born }, origin);

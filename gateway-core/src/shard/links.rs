@@ -39,6 +39,8 @@ pub struct LinkState {
     ready: bool,
     dirty: bool,
     paused: bool,
+    /// It has handed out more than a few commands together: none of its sends is urgent.
+    pub(super) floods: bool,
     /// It is looked at when its acks are due.
     owing: bool,
     /// Who it is, and what it brought.
@@ -131,6 +133,7 @@ impl Links {
             flown: 0,
             ready: false,
             dirty: false,
+            floods: false,
             paused: false,
             owing: false,
             bearer: Bearer::new(peer),

@@ -202,7 +202,7 @@ impl Shard {
             lanes,
             held_work: None,
             blocked: Vec::new(),
-            dirty: Dirty::default(),
+            dirty: Dirty::new(Duration::from_micros(config.tick.gather_us)),
             dirty_links: VecDeque::new(),
             actions: VecDeque::new(),
             held_bytes: 0,
@@ -291,7 +291,7 @@ impl Shard {
     /// Everything that is due: deadlines, lanes, what links hand out, a slice of the fan-outs.
     pub fn tick(&mut self, now: Duration) {
         self.sheet.cross(Seam::Work);
-        self.dirty.begin();
+        self.dirty.begin(now);
         self.now = now;
         self.queries.new_tick();
         self.lanes.new_tick(now);
@@ -352,11 +352,6 @@ impl Shard {
         }
         let slice = self.gateway.config.tick.slice;
         self.dirty.next(&mut self.conns, slice).map(SocketId::Conn)
-    }
-
-    /// How many deliveries that come together go before floods and wide fan-outs.
-    fn few(&self) -> usize {
-        self.dirty.few(self.gateway.config.tick.slice)
     }
 
     /// The bytes to be sent next; empty: none. They stay where they are until all of them are [`Shard::sent`], or the
@@ -424,6 +419,7 @@ impl Shard {
         let forgotten = self.upstream.next_deadline();
         let all = [
             conns,
+            self.dirty.deadline(),
             self.links.next_deadline(),
             room,
             self.drain_deadline(),

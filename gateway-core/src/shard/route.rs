@@ -31,6 +31,9 @@ pub struct Origin {
     pub job: Option<JobId>,
 }
 
+/// Deliveries of one push, or commands of one link in a tick, that are a few.
+pub const FEW: usize = 64;
+
 /// What became of a command.
 #[derive(Debug)]
 pub enum Done {
@@ -232,7 +235,7 @@ impl Shard {
         let listed = here.len();
         let whole = shared_frame(&push, listed, self.gateway.config.outbox.share_from_bytes);
         let message = Message::of_shared(now, &push, whole.as_ref());
-        let urgent = origin.urgent && listed <= self.few();
+        let urgent = origin.urgent && listed <= FEW;
         let origin = Origin { urgent, ..origin };
         for user in here {
             match user {

@@ -6,7 +6,7 @@ use super::{
     Shard,
     forward::Size,
     jobs::{Job, JobId, Owner},
-    route::{Done, Origin},
+    route::{Done, FEW, Origin},
 };
 use crate::{
     command::{Command, Receipt},
@@ -62,7 +62,7 @@ impl Shard {
         }
         if !sent.landed {
             if sent.goes_on {
-                self.dirty.add(id, conn, false);
+                self.dirty.goes_on(id, conn);
             }
             return;
         }
@@ -166,7 +166,8 @@ impl Shard {
     /// Does commands of another shard; neighbours of one job are answered together.
     fn do_forwards(&mut self, now: Duration, from: ShardIndex, mut forwards: VecDeque<Forward>) {
         let mut together: Option<(u64, JobId)> = None;
-        let urgent = forwards.iter().map(Forward::messages).sum::<usize>() <= self.few();
+        // A flood fills its batches.
+        let urgent = forwards.iter().map(Forward::messages).sum::<usize>() <= FEW / 4;
         let mut taken = 0;
         while let Some(forward) = forwards.pop_front() {
             let messages = forward.messages();
