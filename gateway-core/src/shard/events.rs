@@ -8,6 +8,7 @@ use gateway_proto::v1::{self, PayloadKind, gateway_frame::Body};
 use super::{
     Shard,
     conn::Phase,
+    registry::UserIndex,
     route::Origin,
     upstream::{Assignments, Pick},
 };
@@ -247,7 +248,9 @@ impl Shard {
     fn pick(&mut self, service: usize, id: ConnId, user: Option<&str>) -> Pick {
         let conn = self.conns.get_mut(id);
         let known = conn.as_ref().and_then(|conn| conn.user);
-        let known = known.or_else(|| self.users.find(user?));
+        // Who has left may still be known for its topics; its streams are those that it will take along.
+        let online = |user: &UserIndex| !self.users.get(*user).conns.is_empty();
+        let known = known.or_else(|| self.users.find(user?).filter(online));
         let assignments = match known {
             Some(user) => &mut self.users.get_mut(user).assignments,
             None => match (self.leavers.assignments(id, user), conn) {

@@ -7,7 +7,7 @@ use crate::world::{
     logic::{in_session, receiving},
     talk_until_unread, user_of, world,
 };
-use gateway_proto::v1::{self, Resume, Scope};
+use gateway_proto::v1::{self, Resume, Scope, logic_frame::Body as Down};
 
 fn stream(world: &mut World, shard: usize, service: &str, scope: Scope) -> LogicId {
     let logic = world.logic(shard);
@@ -351,6 +351,28 @@ fn who_leaves_and_comes_back_finds_its_stream_while_something_is_unacknowledged(
     world.settle();
     let all: Vec<_> = streams.map(|logic| texts(&mut world, logic).len()).to_vec();
     assert!(all.contains(&1), "{all:?}");
+}
+
+#[test]
+fn who_comes_back_finds_the_stream_that_got_what_it_said_before_though_its_topics_kept_it_known() {
+    let mut world = world(1, |_| {});
+    let first = stream(&mut world, 0, "chat", Scope::Shard);
+    let client = world.connect(0, "/ws?user=alice");
+    world.service(first).command(Down::Subscribe(v1::Subscribe {
+        target: Some(v1::subscribe::Target::UserId("alice".into())),
+        topic: "news".into(),
+    }));
+    let others = [(); 2].map(|()| stream(&mut world, 0, "chat", Scope::Shard));
+    world.client(client).text("1");
+    world.settle();
+    world.reset(client);
+    world.cut(first);
+    let client = world.connect(0, "/ws?user=alice");
+    world.client(client).text("2");
+    world.settle();
+    let mut came = others.map(|logic| texts(&mut world, logic).join(" "));
+    came.sort_unstable();
+    assert_eq!(came, ["", "1 2"], "each user has one stream");
 }
 
 #[test]
