@@ -8,7 +8,6 @@ use gateway_proto::v1::{self, PayloadKind, gateway_frame::Body};
 use super::{
     Shard,
     conn::Phase,
-    registry::UserIndex,
     route::Origin,
     upstream::{Assignments, Pick},
 };
@@ -248,16 +247,14 @@ impl Shard {
     fn pick(&mut self, service: usize, id: ConnId, user: Option<&str>) -> Pick {
         let conn = self.conns.get_mut(id);
         let known = conn.as_ref().and_then(|conn| conn.user);
-        // Who has left may still be known for its topics; its streams are those that it will take along.
-        let online = |user: &UserIndex| !self.users.get(*user).conns.is_empty();
-        let known = known.or_else(|| self.users.find(user?).filter(online));
-        let assignments = match known {
-            Some(user) => &mut self.users.get_mut(user).assignments,
-            None => match (self.leavers.assignments(id, user), conn) {
-                (Some(left), _) => left,
-                (None, Some(conn)) if user.is_none() => &mut conn.assignments,
-                (None, _) => &mut Assignments::new(),
-            },
+        let known = known.or_else(|| self.users.find(user?));
+        let online = known.filter(|user| !self.users.get(*user).conns.is_empty());
+        // Who has left may still be known for its topics: the streams that it will take along go first.
+        let assignments = match (online, self.leavers.assignments(id, user), known, conn) {
+            (None, Some(left), ..) => left,
+            (Some(user), ..) | (.., Some(user), _) => &mut self.users.get_mut(user).assignments,
+            (.., Some(conn)) if user.is_none() => &mut conn.assignments,
+            _ => &mut Assignments::new(),
         };
         self.upstream.pick(service, assignments)
     }
