@@ -189,8 +189,7 @@ struct Network {
 impl Network {
     fn new() -> Self {
         remove_what_was_left();
-        // Another name and other addresses each time: the kernel takes namespaces down by and by, and this test may run on
-        // several drivers at once.
+        // Another name and other addresses each time: the kernel takes namespaces down by and by.
         static BUILT: AtomicU32 = AtomicU32::new(0);
         let (process, built) = (std::process::id(), BUILT.fetch_add(1, Relaxed));
         let unique = format!("{process}-{built}");

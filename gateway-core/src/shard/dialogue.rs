@@ -9,7 +9,7 @@ use super::{
     Shard,
     greeting::stream_ref,
     jobs::{JobId, Owner},
-    route::{Done, FEW, Origin},
+    route::{Done, FEW, Origin, VERY_FEW},
 };
 use crate::{
     command::{Command, Receipt},
@@ -25,7 +25,7 @@ impl Shard {
             && let Some(state) = self.links.get_mut(id)
         {
             // Whoever has flooded has to calm down before its pushes are urgent again.
-            let most = if state.floods { FEW / 4 } else { FEW };
+            let most = if state.floods { VERY_FEW } else { FEW };
             state.floods = handed > most;
         }
         self.note_link(id, handed as u64);

@@ -86,7 +86,7 @@ impl Dirty {
     /// A connection has sent a part of what is on its way: it goes on with the pass that has begun.
     pub fn goes_on(&mut self, id: ConnId, conn: &mut Conn) {
         self.add(id, conn, false);
-        self.passes = true;
+        self.passes |= !self.later.is_empty();
     }
 
     /// A send begins, whether it was its turn or its socket has room again. Once the sends of this slice have lasted long

@@ -34,6 +34,9 @@ pub struct Origin {
 /// Deliveries of one push, or commands of one link in a tick, that are a few.
 pub const FEW: usize = 64;
 
+/// So few that no flood is behind them: a flood hands over more in a tick, and fills its batches to other shards.
+pub const VERY_FEW: usize = FEW / 4;
+
 /// What became of a command.
 #[derive(Debug)]
 pub enum Done {

@@ -6,7 +6,7 @@ use super::{
     Shard,
     forward::Size,
     jobs::{Job, JobId, Owner},
-    route::{Done, FEW, Origin},
+    route::{Done, Origin, VERY_FEW},
 };
 use crate::{
     command::{Command, Receipt},
@@ -166,8 +166,7 @@ impl Shard {
     /// Does commands of another shard; neighbours of one job are answered together.
     fn do_forwards(&mut self, now: Duration, from: ShardIndex, mut forwards: VecDeque<Forward>) {
         let mut together: Option<(u64, JobId)> = None;
-        // A flood fills its batches.
-        let urgent = forwards.iter().map(Forward::messages).sum::<usize>() <= FEW / 4;
+        let urgent = forwards.iter().map(Forward::messages).sum::<usize>() <= VERY_FEW;
         let mut taken = 0;
         while let Some(forward) = forwards.pop_front() {
             let messages = forward.messages();
