@@ -5,10 +5,9 @@ set -euo pipefail
 
 ci=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$ci")
-# What was installed here, and what suites leave behind: on several drivers at once, each in a folder of its own.
-tools=$ci/out
-out=${CI_OUT:-$tools}
-mkdir -p "$tools" "$out"
+# What was installed here, and what suites leave behind.
+out=$ci/out
+mkdir -p "$out"
 cd "$root"
 # Crowds of sockets need descriptors.
 ulimit -S -n "$(ulimit -H -n)"
@@ -40,7 +39,7 @@ need_gateway() {
 
 # once COMMAND...: nobody else installs meanwhile.
 once() {
-    exec {lock}>"$tools/lock"
+    exec {lock}>"$out/lock"
     flock "$lock"
     "$@"
     exec {lock}>&-
@@ -56,22 +55,22 @@ install_debian() {
     done
     ((${#missing[@]})) || return 0
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$tools/apt.log" 2>&1 ||
-        { cat "$tools/apt.log"; return 1; }
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$out/apt.log" 2>&1 ||
+        { cat "$out/apt.log"; return 1; }
 }
 
 # A virtualenv with the packages of requirements.txt; `$python` is its interpreter.
 need_python() {
-    python=$tools/venv/bin/python
+    python=$out/venv/bin/python
     once install_python
 }
 
 install_python() {
-    cmp -s "$ci/requirements.txt" "$tools/venv/installed" && return 0
-    rm -rf "$tools/venv"
-    python3 -m venv "$tools/venv"
-    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ci/requirements.txt"
-    cp "$ci/requirements.txt" "$tools/venv/installed"
+    cmp -s "$ci/requirements.txt" "$out/venv/installed" && return 0
+    rm -rf "$out/venv"
+    python3 -m venv "$out/venv"
+    "$out/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ci/requirements.txt"
+    cp "$ci/requirements.txt" "$out/venv/installed"
 }
 
 # node_modules, exactly as package-lock.json says.
@@ -85,19 +84,19 @@ install_node() {
 
 # Autobahn's last release wants Python 2.7, and the last virtualenv that knows it; `$wstest` is the tool.
 need_autobahn() {
-    wstest=$tools/venv-autobahn/bin/wstest
+    wstest=$out/venv-autobahn/bin/wstest
     once install_autobahn
 }
 
 install_autobahn() {
-    [[ ! -e $tools/venv-autobahn/installed ]] || return 0
-    rm -rf "$tools/venv-autobahn" "$tools/venv-virtualenv"
-    python3 -m venv "$tools/venv-virtualenv"
-    "$tools/venv-virtualenv/bin/pip" install --quiet --disable-pip-version-check 'virtualenv<20.22'
-    "$tools/venv-virtualenv/bin/virtualenv" --quiet -p "$(python27)" "$tools/venv-autobahn"
-    "$tools/venv-autobahn/bin/pip" install --quiet --disable-pip-version-check autobahntestsuite==25.10.1 2>"$tools/autobahn-install.log" ||
-        { cat "$tools/autobahn-install.log"; return 1; }
-    touch "$tools/venv-autobahn/installed"
+    [[ ! -e $out/venv-autobahn/installed ]] || return 0
+    rm -rf "$out/venv-autobahn" "$out/venv-virtualenv"
+    python3 -m venv "$out/venv-virtualenv"
+    "$out/venv-virtualenv/bin/pip" install --quiet --disable-pip-version-check 'virtualenv<20.22'
+    "$out/venv-virtualenv/bin/virtualenv" --quiet -p "$(python27)" "$out/venv-autobahn"
+    "$out/venv-autobahn/bin/pip" install --quiet --disable-pip-version-check autobahntestsuite==25.10.1 2>"$out/autobahn-install.log" ||
+        { cat "$out/autobahn-install.log"; return 1; }
+    touch "$out/venv-autobahn/installed"
 }
 
 python27() {

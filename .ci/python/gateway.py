@@ -10,7 +10,7 @@ import urllib.request
 
 CI = pathlib.Path(__file__).parent.parent
 # Suites that run on several drivers at once have a folder each.
-OUT = pathlib.Path(os.environ.get("CI_OUT", CI / "out"))
+OUT = CI / "out"
 BINARY = os.environ.get("RINGWAY", str(CI.parent / "target/debug/ringway"))
 
 # Ends at once when told to: tests wait for events, not for drains.

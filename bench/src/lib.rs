@@ -26,7 +26,6 @@ pub mod metrics;
 pub mod pace;
 pub mod peers;
 pub mod process;
-pub mod push_path;
 pub mod report;
 pub mod scaling;
 pub mod service;

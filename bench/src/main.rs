@@ -5,8 +5,8 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 use clap::{Parser, Subcommand};
 use gateway_bench::{
     adr, benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol,
-    idle, latency, mesh, peers, push_path, scaling, service, simulate, storm, throng, unicast,
-    upstream, verify::Wrong,
+    idle, latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
+    verify::Wrong,
 };
 use serde::Serialize;
 

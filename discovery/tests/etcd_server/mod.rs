@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,10 +30,11 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one with an empty folder of its own, and waits until it works. It ends with the test.
     pub fn start(name: &str) -> Self {
-        let data = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("etcd-{name}"));
+        let data = format!("etcd-{name}-{}", std::process::id());
+        let data = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(data);
         let mut etcd = Self {
-            endpoint: free_url(),
-            peers: free_url(),
+            endpoint: format!("http://{}", own_address()),
+            peers: format!("http://{}", own_address()),
             data,
             child: None,
         };
@@ -125,8 +127,10 @@ impl Drop for Etcd {
     }
 }
 
-/// etcd wants to know its ports beforehand.
-fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+/// "host:port" that nobody else has, not even while etcd is stopped: the address is this process's, the port this etcd's.
+fn own_address() -> String {
+    static FREE: AtomicU16 = AtomicU16::new(2379);
+    // Process ids have 22 bits at most (pid_max, proc_sys_kernel(5)), what loopback leaves has 24.
+    let own = Ipv4Addr::from_bits(0x7f00_0000 | std::process::id());
+    format!("{own}:{}", FREE.fetch_add(1, Ordering::Relaxed))
 }

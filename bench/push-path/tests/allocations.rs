@@ -3,7 +3,6 @@
 
 use std::alloc::System;
 
-use gateway_bench::push_path;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
