@@ -21,6 +21,7 @@ use crate::config;
 
 mod accept;
 mod act;
+mod alarm;
 mod buffers;
 mod links;
 mod probe;

@@ -1,17 +1,19 @@
 //! Whether this host can do what the bare ring needs, and what is missing if not.
 
-use std::{io, thread};
+use std::{io, thread, time::Duration};
 
 use uring::{IoUring, Probe, opcode};
 
-use super::ring::{Ring, Shape};
+use super::ring::{Ring, Shape, Sleep};
 use super::{buffers::BufferShape, token::Token};
 
 /// What is asked of the kernel, by name, and since when it has it.
-const NEEDED: [(u8, &str, &str); 10] = [
+const NEEDED: [(u8, &str, &str); 12] = [
     (opcode::PollAdd::CODE, "POLL_ADD", "5.1"),
+    (opcode::Timeout::CODE, "TIMEOUT", "5.4"),
     (opcode::Accept::CODE, "ACCEPT", "5.5"),
     (opcode::AsyncCancel::CODE, "ASYNC_CANCEL", "5.5"),
+    (opcode::TimeoutUpdate::CODE, "TIMEOUT_REMOVE", "5.5"),
     (opcode::FilesUpdate::CODE, "FILES_UPDATE", "5.6"),
     (opcode::Send::CODE, "SEND", "5.6"),
     (opcode::Recv::CODE, "RECV", "5.6"),
@@ -21,6 +23,9 @@ const NEEDED: [(u8, &str, &str); 10] = [
     (opcode::SendZc::CODE, "multishot RECV", "6.0"),
     (opcode::FixedFdInstall::CODE, "FIXED_FD_INSTALL", "6.8"),
 ];
+
+/// How long a request may take to come back.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether the bare ring works here: builds one as a shard would, and passes a request through it. (Some sandboxes create rings
 /// that then cannot be entered.)
@@ -49,8 +54,8 @@ fn try_ring() -> io::Result<()> {
         return Err(lacks(&format!("{name} (Linux {since})")));
     }
     let parameters = plain.params();
-    if !parameters.is_feature_ext_arg() || !parameters.is_feature_skip_cqe_on_success() {
-        return Err(lacks("EXT_ARG or CQE_SKIP (Linux 5.17)"));
+    if !parameters.is_feature_skip_cqe_on_success() {
+        return Err(lacks("CQE_SKIP (Linux 5.17)"));
     }
     let mut ring = Ring::new(Shape {
         descriptors: 8,
@@ -61,7 +66,10 @@ fn try_ring() -> io::Result<()> {
     })?;
     // There is nobody in the place, so it completes at once.
     ring.receive(0, false, Token::Bell);
-    ring.enter(Some(std::time::Duration::from_secs(5)))?;
+    ring.enter(Some(Sleep {
+        now: Duration::ZERO,
+        until: PATIENCE,
+    }))?;
     match ring.next() {
         Some(_) => Ok(()),
         None => Err(io::Error::other(

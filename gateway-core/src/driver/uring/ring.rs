@@ -20,10 +20,11 @@ use rustix::{
 };
 use uring::{
     IoUring, cqueue, opcode, squeue,
-    types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec},
+    types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec},
 };
 
 use super::{
+    alarm::Alarm,
     buffers::{BufferShape, Buffers, GROUP},
     token::Token,
 };
@@ -49,6 +50,7 @@ pub(super) struct Ring {
     // The ring goes first: nothing may write to the buffers any more when they are freed.
     ring: IoUring,
     buffers: Buffers,
+    alarm: Alarm,
     /// Places of the table that nobody has had so far, and those that were given back.
     unused: Range<u32>,
     free: Vec<u32>,
@@ -70,6 +72,14 @@ pub(super) struct Completion {
     pub(super) more: bool,
     /// The buffer that was filled; to be given back.
     pub(super) buffer: Option<u16>,
+}
+
+/// A sleep until something completes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sleep {
+    /// When it begins, and when it is over at the latest, by the shard's clock.
+    pub(super) now: Duration,
+    pub(super) until: Duration,
 }
 
 /// What a send goes to.
@@ -101,6 +111,7 @@ impl Ring {
         Ok(Self {
             ring,
             buffers,
+            alarm: Alarm::default(),
             unused: 0..shape.descriptors,
             free: Vec::new(),
             waiting: VecDeque::new(),
@@ -244,24 +255,21 @@ impl Ring {
 
     // ------------------------------------------------------------------------------------------------- completions --
 
-    /// Hands over all requests and takes what is complete; with `wait`, sleeps until something is, or that time is over.
+    /// Hands over all requests and takes what is complete; with `sleep`, not before something is, or its time is over.
     ///
     /// # Errors
     /// The kernel takes no more requests.
-    pub(super) fn enter(&mut self, mut wait: Option<Duration>) -> io::Result<()> {
+    pub(super) fn enter(&mut self, sleep: Option<Sleep>) -> io::Result<()> {
+        if let Some(alarm) = sleep.and_then(|sleep| self.alarm.set(sleep.now, sleep.until)) {
+            self.push(alarm);
+        }
+        let mut wants = usize::from(sleep.is_some());
         for _ in 0..REFUSALS {
             self.refill();
-            let result = match wait.take() {
-                Some(limit) => {
-                    let limit = Timespec::from(limit);
-                    let args = SubmitArgs::new().timespec(&limit);
-                    self.ring.submitter().submit_with_args(1, &args)
-                }
-                None => self.ring.submit(),
-            };
+            let result = self.ring.submit_and_wait(std::mem::take(&mut wants));
             self.reap();
             let refused = match result.map_err(|error| Errno::from_io_error(&error)) {
-                Ok(_) | Err(Some(Errno::TIME | Errno::INTR)) => false,
+                Ok(_) | Err(Some(Errno::INTR)) => false,
                 Err(Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM)) => true,
                 Err(error) => return Err(error.unwrap_or(Errno::IO).into()),
             };
@@ -336,7 +344,7 @@ impl Ring {
     }
 
     fn offer(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: requests of the safe functions refer to no memory but the buffers, which outlive the ring; those of
+        // SAFETY: requests of the safe functions refer to no memory but the buffers and the alarm, which outlive the ring; those of
         // the unsafe ones to memory for which their callers answer.
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
@@ -347,6 +355,7 @@ impl Ring {
             for entry in self.ring.completion() {
                 match Token::unpack(entry.user_data()) {
                     Token::Send(number) => self.short.push((number, entry.result())),
+                    Token::Alarm => self.alarm.rang(),
                     token => self.completed.push_back(Completion::new(token, &entry)),
                 }
             }

@@ -4,7 +4,7 @@
 //! It sleeps on the first ring only. The others ring an eventfd each, which the first one polls: a `DEFER_TASKRUN` ring's
 //! own descriptor must not be polled from another ring.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     event::{EventfdFlags, PollFlags, eventfd},
@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    ring::{Completion, Ring, Shape},
+    ring::{Completion, Ring, Shape, Sleep},
     token::Token,
 };
 
@@ -103,27 +103,26 @@ impl Rings {
         self.rings.iter_mut().all(Ring::has_room)
     }
 
-    /// Enters every ring that has something to hand over or to take; with `wait`, sleeps until a ring has completions, or
-    /// that time is over.
+    /// Enters every ring that has something to hand over or to take; with `sleep`, not before a ring has completions, or its
+    /// time is over.
     ///
     /// # Errors
     /// As [`Ring::enter`].
-    pub(super) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+    pub(super) fn enter(&mut self, mut sleep: Option<Sleep>) -> io::Result<()> {
         let Some((first, others)) = self.rings.split_first_mut() else {
             return Ok(());
         };
-        let mut wait = wait;
         for ring in others {
             if ring.has_news() {
                 ring.enter(None)?;
             }
             // An enter that does not wait does 20 pieces of work at most (Linux 6.14), and no bell rings for the rest.
             if ring.has_completions() || ring.has_news() {
-                wait = None;
+                sleep = None;
             }
         }
-        match wait {
-            Some(_) => first.enter(wait),
+        match sleep {
+            Some(_) => first.enter(sleep),
             None if first.has_news() => first.enter(None),
             None => Ok(()),
         }

@@ -15,7 +15,7 @@ use super::{
     accept::{ACCEPTS, Door},
     act::Leavers,
     receive::Held,
-    ring::Completion,
+    ring::{Completion, Sleep},
     rings::Rings,
     send::Flight,
     services::Services,
@@ -185,8 +185,8 @@ impl Reactor {
 
     fn completed(&mut self, now: Duration, ring: usize, completion: Completion) {
         match completion.token {
-            // Failed, and shows in what follows; or a send, which `land` has heard of.
-            Token::Nothing | Token::Send(_) => {}
+            // Failed, and shows in what follows; or a send, which `land` has heard of; or the ring knows all about it.
+            Token::Nothing | Token::Send(_) | Token::Alarm => {}
             Token::Bell => {
                 self.mailbox.bell().silence();
                 if !completion.more {
@@ -254,8 +254,10 @@ impl Reactor {
         // What came before the bell knew is in the mailbox, or work in the lanes.
         let quiet = self.mailbox.is_empty() && !self.shard.has_work();
         let now = self.now();
-        self.rings
-            .enter(quiet.then(|| deadline.saturating_sub(now)))
+        self.rings.enter(quiet.then_some(Sleep {
+            now,
+            until: deadline,
+        }))
     }
 
     /// Looks on, without a system call. True: something has come, or is due.

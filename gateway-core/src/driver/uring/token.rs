@@ -7,6 +7,8 @@ use crate::identity::{ConnId, ShardIndex};
 pub(super) enum Token {
     /// Nobody waits for it.
     Nothing,
+    /// The time of a sleep is over.
+    Alarm,
     /// The mailbox's bell can be read.
     Bell,
     /// Another ring of the shard has completions.
@@ -58,6 +60,7 @@ impl Token {
     pub(super) fn pack(self) -> u64 {
         let (kind, place, generation) = match self {
             Self::Nothing => (0, 0, 0),
+            Self::Alarm => (11, 0, 0),
             Self::Bell => (1, 0, 0),
             Self::Ring(at) => (2, at, 0),
             Self::Listener(at) => (3, at, 0),
@@ -91,6 +94,7 @@ impl Token {
             8 => Self::Room(key),
             9 => Self::LinkReadable(key),
             10 => Self::LinkRoom(key),
+            11 => Self::Alarm,
             _ => Self::Nothing,
         }
     }
@@ -108,6 +112,7 @@ mod tests {
         };
         for token in [
             Token::Nothing,
+            Token::Alarm,
             Token::Bell,
             Token::Ring(3),
             Token::Listener(2),
