@@ -81,12 +81,10 @@ fn stopped_etcd_costs_nobody_anything_and_later_gateways_are_found() {
         load.first_notice(told, |what| matches!(what, What::GatewayRemoved))
     });
     load.stop();
-    let seen = users.seen();
-    for ((user, number), outcome) in load.outcomes() {
-        let turn = number * users.names.len() as u64 + user as u64;
-        if turn <= known {
-            continue;
-        }
+    let mut outcomes = load.outcomes();
+    outcomes.retain(|(user, number), _| number * users.names.len() as u64 + *user as u64 > known);
+    let seen = users.seen_after(outcomes.iter().map(|(which, _)| *which));
+    for ((user, number), outcome) in outcomes {
         let name = &users.names[user];
         let got = numbers(name, &seen[user].messages);
         assert!(got.contains(&number), "{name} {number}: {outcome:?}");

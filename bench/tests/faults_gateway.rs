@@ -19,7 +19,7 @@ use common::{
     wait_for,
 };
 use gateway_bench::gateway::Gateway;
-use logic_client::{LogicClient, PushError, What};
+use logic_client::{LogicClient, PushError, Receipt, What};
 use rustix::process::Signal;
 
 #[test]
@@ -48,7 +48,10 @@ fn killed_gateway_loses_nothing_that_was_confirmed_and_doubles_nothing() {
     let outcomes = load.outcomes();
 
     let [mut written, mut nobody, mut unknown] = [0; 3];
-    let seen = users.seen();
+    let is_written =
+        |outcome: &Result<Receipt, PushError>| matches!(outcome, Ok(told) if told.written == 1);
+    let confirmed = outcomes.iter().filter(|(_, told)| is_written(told));
+    let seen = users.seen_after(confirmed.map(|(which, _)| *which));
     for ((user, number), outcome) in &outcomes {
         let name = &users.names[*user];
         let got = numbers(name, &seen[*user].messages);

@@ -39,9 +39,19 @@ fn a_gateway_pushes_and_drains() {
     }
     let metrics = gateway.admin("/metrics").1;
     let has = |sample: &str| metrics.lines().any(|line| line == sample);
-    let drivers = ["uring", "monoio (io_uring)", "monoio (epoll)", "glommio"];
+    // Who tests a driver must not be given another one.
+    let drivers = match std::env::var("RINGWAY_SHARDS_DRIVER").as_deref() {
+        Ok("uring") => vec!["uring"],
+        Ok("monoio") => vec!["monoio (io_uring)"],
+        Ok("epoll") => vec!["monoio (epoll)"],
+        Ok("glommio") => vec!["glommio"],
+        _ => vec!["uring", "monoio (io_uring)", "monoio (epoll)", "glommio"],
+    };
     let info = |driver| format!("ringway_build_info{{version=\"0.1.0\",driver=\"{driver}\"}} 1");
-    assert!(drivers.map(info).iter().any(|info| has(info)), "{metrics}");
+    assert!(
+        drivers.into_iter().any(|name| has(&info(name))),
+        "{metrics}"
+    );
 
     gateway.signal(Signal::TERM);
     for mut client in clients {

@@ -2,11 +2,11 @@
 //! WebSocket; the origin is ours.
 
 use std::{
-    collections::HashSet, fs, net::SocketAddr, path::PathBuf, process::Command, rc::Rc,
+    collections::HashSet, fs, net::SocketAddr, path::PathBuf, process::Command, rc::Rc, thread,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use data_encoding::BASE64;
 use futures_util::future::LocalBoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,7 +21,7 @@ use super::{
     Audience, Door, Opener, Peer, Pusher, Stage,
     foreign::{DESCRIPTORS, Folder, version},
 };
-use crate::{debian, process::Process};
+use crate::{clients::Clients, debian, process::Process};
 
 mod origin;
 
@@ -93,6 +93,7 @@ impl Pushpin {
         for address in [clients, publishers] {
             runner.listens(address, PATIENCE)?;
         }
+        answers(clients)?;
         Ok(Self {
             runner,
             program,
@@ -136,6 +137,16 @@ impl Pushpin {
             }
         }
     }
+}
+
+/// Waits until a client gets in: while its helpers find each other, Pushpin listens and answers 502.
+fn answers(clients: SocketAddr) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = Clients::connect(clients, &[format!("/{EVERYONE}")]) {
+        ensure!(Instant::now() < deadline, "Pushpin lets nobody in: {error}");
+        thread::park_timeout(PROBING);
+    }
+    Ok(())
 }
 
 impl Peer for Pushpin {

@@ -140,12 +140,17 @@ pub fn text(user: &str, number: u64) -> String {
 
 /// The numbers of the messages that `user` got; all must be theirs.
 pub fn numbers(user: &str, messages: &[String]) -> Vec<u64> {
-    let number = |message: &String| {
-        let (whose, number) = message.split_once(' ').unwrap();
-        assert_eq!(whose, user, "a message astray");
-        number.parse().unwrap()
-    };
-    messages.iter().map(number).collect()
+    messages
+        .iter()
+        .map(|message| number(user, message))
+        .collect()
+}
+
+/// The number of a message.
+pub fn number(user: &str, message: &str) -> u64 {
+    let (whose, number) = message.split_once(' ').unwrap();
+    assert_eq!(whose, user, "a message astray");
+    number.parse().unwrap()
 }
 
 /// Each came once, and after all that have lower numbers.

@@ -13,7 +13,7 @@ use std::{
 
 use gateway_bench::clients::{Clients, Event};
 
-use super::wait_for;
+use super::{load::number, wait_for};
 
 /// Users on a thread of their own.
 pub struct Users {
@@ -78,6 +78,24 @@ impl Users {
     /// Who is cut off does not come back until this is called again with `false`.
     pub fn stay_away(&self, away: bool) {
         self.seen.stay_away.store(away, Relaxed);
+    }
+
+    /// What they have seen, as soon as everybody has read the last of these messages (user and number) that is theirs: what
+    /// has been written to a socket has not been read yet.
+    pub fn seen_after(&self, written: impl IntoIterator<Item = (usize, u64)>) -> Vec<User> {
+        let mut last = vec![None; self.names.len()];
+        for (user, number) in written {
+            last[user] = last[user].max(Some(number));
+        }
+        wait_for("everybody to have read what was written", || {
+            let seen = self.seen();
+            let mut all = self.names.iter().zip(&seen).zip(&last);
+            let have_read = all.all(|((name, user), last)| {
+                let read = user.messages.last();
+                read.map(|message| number(name, message)) >= *last
+            });
+            have_read.then_some(seen)
+        })
     }
 
     /// What they have seen so far.
