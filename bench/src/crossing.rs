@@ -1,9 +1,12 @@
 //! What it costs that a push arrives at another shard than its user's: a client that knows nothing of shards, at the port of the
-//! users' shard, at another shard's, and at the common port.
+//! users' shard, at another shard's, and at the common port, where half of its pushes cross. Two shards that share a CPU take turns, each
+//! with half of the work, and join less, whether anything crosses or not; so what the common port costs is compared with a client that
+//! dials both and pushes to each what is its.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
+use futures_util::future::LocalBoxFuture;
 use gateway_proto::{names, shard_of, v1};
 
 use crate::{
@@ -19,6 +22,9 @@ use crate::{
     },
     setup::Setup,
 };
+
+/// Shards of the gateway.
+const SHARDS: u32 = 2;
 
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,6 +47,8 @@ enum Way {
     Own,
     /// All users are of shard 0, and shard 1 is dialled: everything crosses.
     Other,
+    /// Users of both shards, both of which are dialled: nothing crosses.
+    Both,
     /// Users of both shards, and the common port: about half of it crosses.
     Common,
 }
@@ -51,24 +59,37 @@ enum Way {
 /// Options that cannot work, a gateway that does not start, a client that is closed, messages that do not arrive.
 pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let setup = Setup {
-        shards: 2,
+        shards: SHARDS,
         ..options.setup.clone()
     };
     setup.check()?;
     ensure!(setup.against.is_empty(), "crossing knows no --against");
+    ensure!(
+        options.setup.shards <= SHARDS,
+        "--shards {} is refused; allowed: {SHARDS}, which is what crossing takes",
+        options.setup.shards
+    );
     let stage = setup.stage(launch, 1)?;
     cpu::pin(&stage.places.load)?;
     let mut settings = setup.settings();
     settings.insert("window".into(), options.window.into());
     settings.insert("batch".into(), BURST.into());
     // What the others are compared with is the dearer one, if it is dearer.
-    let ways = [Way::Other, Way::Own, Way::Common];
+    let ways = [Way::Other, Way::Own, Way::Common, Way::Both];
     let mut samples = vec![Vec::new(); ways.len()];
     for round in 0..setup.rounds {
         for turn in 0..ways.len() {
             let at = (round + turn) % ways.len();
             samples[at].push(ways[at].measure(options, &stage)?);
         }
+    }
+    let [.., common, both] = &mut samples[..] else {
+        unreachable!("two of the ways");
+    };
+    for (common, both) in common.iter_mut().zip(both) {
+        let ratio = common.figures.by(&both.figures);
+        let ratio = ratio.get("server_micros_per_message");
+        common.figures.set_if("times_own_shards", ratio);
     }
     let sides = ways.iter().map(|way| way.name().to_owned()).zip(samples);
     Ok(Findings::of("crossing", settings, sides.collect()))
@@ -79,6 +100,7 @@ impl Way {
         match self {
             Self::Own => "own-shard",
             Self::Other => "other-shard",
+            Self::Both => "own-shards",
             Self::Common => "common-port",
         }
     }
@@ -100,9 +122,15 @@ impl Way {
             until: Until::Time(Duration::from_secs_f64(options.seconds)),
         };
         let mut sample = load::through(&peer, &plan, async || {
-            let address = self.address(&peer).await?;
-            let pusher = Generic::exchange(address, audience, BURST as usize).await?;
-            let pusher: Box<dyn Pusher> = Box::new(pusher);
+            let mut pushers = Vec::new();
+            for address in self.addresses(&peer).await? {
+                let audience = audience.clone();
+                pushers.push(Generic::exchange(address, audience, BURST as usize).await?);
+            }
+            let pusher: Box<dyn Pusher> = Box::new(ByShard {
+                pushers,
+                names: audience.names.clone(),
+            });
             Ok(pusher)
         })?;
         let crossings = sample.figures.get("crossings").unwrap_or(0.0);
@@ -112,30 +140,72 @@ impl Way {
         Ok(sample)
     }
 
+    /// The first half of those of both shards is the first shard's: so its messages fill batches, too.
     fn names(self, count: usize) -> Arc<[String]> {
-        let names = (0..).map(user);
-        let right = |name: &String| self == Self::Common || shard_of(name.as_bytes(), 2) == 0;
-        names.filter(right).take(count).collect()
+        let of = |shard| move |name: &String| shard_of(name.as_bytes(), SHARDS) == shard;
+        match self {
+            Self::Own | Self::Other => (0..).map(user).filter(of(0)).take(count).collect(),
+            Self::Common => (0..).map(user).take(count).collect(),
+            Self::Both => {
+                let first = (0..).map(user).filter(of(0)).take(count.div_ceil(2));
+                let second = (0..).map(user).filter(of(1)).take(count / 2);
+                first.chain(second).collect()
+            }
+        }
     }
 
-    async fn address(self, peer: &Ringway) -> anyhow::Result<SocketAddr> {
-        let shard = match self {
-            Self::Common => return Ok(peer.grpc),
-            Self::Own => 0,
-            Self::Other => 1,
+    async fn addresses(self, peer: &Ringway) -> anyhow::Result<Vec<SocketAddr>> {
+        let shards = match self {
+            Self::Common => return Ok(vec![peer.grpc]),
+            Self::Own => 0..1,
+            Self::Other => 1..2,
+            Self::Both => 0..2,
         };
         let call = Call::open(peer.grpc, names::DESCRIBE).await?;
         let _ = call.send(&v1::DescribeRequest {});
         let told: v1::DescribeResponse = call.close().await?;
-        let address = told.shard_addresses.get(shard).context("no such shard")?;
-        // A port alone means: at the host that was dialled.
-        match address.parse() {
-            Ok(address) => Ok(address),
-            Err(_) => {
-                let port = address.trim_start_matches(':').parse();
-                let port = port.with_context(|| format!("{address:?} is no address"))?;
-                Ok(SocketAddr::new(peer.grpc.ip(), port))
+        let addresses = told.shard_addresses.get(shards).context("no such shard")?;
+        let addresses = addresses.iter().map(|address| {
+            // A port alone means: at the host that was dialled.
+            if let Ok(address) = address.parse() {
+                return Ok(address);
             }
-        }
+            let port = address.trim_start_matches(':').parse();
+            let port = port.with_context(|| format!("{address:?} is no address"))?;
+            Ok(SocketAddr::new(peer.grpc.ip(), port))
+        });
+        addresses.collect()
+    }
+}
+
+/// A pusher for each shard; one that is alone gets everything.
+struct ByShard {
+    pushers: Vec<Generic>,
+    names: Arc<[String]>,
+}
+
+impl Pusher for ByShard {
+    fn push(&mut self, target: usize, payload: Vec<u8>) -> bool {
+        let name = self.names[target].as_bytes();
+        let shard = shard_of(name, self.pushers.len() as u32);
+        self.pushers[shard as usize].push(target, payload)
+    }
+
+    fn flush(&mut self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async {
+            for pusher in &mut self.pushers {
+                pusher.flush().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(self: Box<Self>) -> LocalBoxFuture<'static, anyhow::Result<()>> {
+        Box::pin(async {
+            for pusher in self.pushers {
+                Box::new(pusher).finish().await?;
+            }
+            Ok(())
+        })
     }
 }

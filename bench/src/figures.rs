@@ -205,8 +205,8 @@ fn notes(figures: &Figures) -> Vec<String> {
         && server < 0.95
     {
         notes.push(format!(
-            "the load saturates first ({load:.2} of its core, the server {server:.2}): with a faster load more is \
-             joined, and the cost per message falls"
+            "the load saturates first ({load:.2} of its core, the server {server:.2}): with a faster load the server \
+             would have more to do at once, and the cost of each would fall"
         ));
     }
     notes

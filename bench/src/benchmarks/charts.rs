@@ -44,6 +44,7 @@ pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
 
 fn cost(results: &Results) -> Bars {
     let sections = [
+        ("unicast-100", "128 B to single users, 100 connections"),
         ("unicast-1000", "128 B to single users, 1,000 connections"),
         ("unicast-10000", "128 B to single users, 10,000 connections"),
         (

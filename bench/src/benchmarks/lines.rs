@@ -23,6 +23,8 @@ pub(super) struct Lines {
 }
 
 const SIZE: (u32, u32) = (860, 420);
+/// What the names of the lines take of the width.
+const LEGEND: u32 = 140;
 
 impl Lines {
     /// As SVG.
@@ -42,6 +44,8 @@ impl Lines {
         area: &DrawingArea<B, plotters::coord::Shift>,
     ) -> std::result::Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         area.fill(&WHITE)?;
+        let (area, beside) = area.split_horizontally(SIZE.0 - LEGEND);
+        self.draw_legend(&beside)?;
         let points = || {
             self.lines
                 .iter()
@@ -49,9 +53,10 @@ impl Lines {
         };
         let [low, high] = bounds(points().map(|(_, y)| y));
         let [left, right] = bounds(points().map(|(x, _)| x));
-        let mut chart = ChartBuilder::on(area)
+        let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, (FONT, 18))
             .margin(16)
+            .margin_right(0)
             .x_label_area_size(46)
             .y_label_area_size(76)
             .build_cartesian_2d(
@@ -69,27 +74,35 @@ impl Lines {
             .y_desc(self.up.as_str())
             .axis_desc_style((FONT, 13))
             .label_style((FONT, 12))
+            .y_labels(6)
             .x_label_formatter(&place)
             .y_label_formatter(&|y| number(*y))
             .draw()?;
         for (name, points) in &self.lines {
             let color = color(name);
             let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
-            chart.draw_series(line)?.label(name).legend(move |(x, y)| {
-                Rectangle::new([(x, y - 4), (x + 14, y + 4)], color.filled())
-            });
+            chart.draw_series(line)?;
             let dots = points
                 .iter()
                 .map(|point| Circle::new(*point, 4, color.filled()));
             chart.draw_series(dots)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE)
-            .border_style(RGBColor(220, 220, 220))
-            .label_font((FONT, 13))
-            .draw()
+        Ok(())
+    }
+
+    /// Beside the chart, where it hides nothing.
+    fn draw_legend<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, plotters::coord::Shift>,
+    ) -> std::result::Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        for (at, (name, _)) in self.lines.iter().enumerate() {
+            let (left, top) = (14, 60 + 22 * at as i32);
+            let mark = [(left, top), (left + 14, top + 8)];
+            area.draw(&Rectangle::new(mark, color(name).filled()))?;
+            let place = (left + 20, top - 3);
+            area.draw(&Text::new(name.clone(), place, (FONT, 13)))?;
+        }
+        Ok(())
     }
 }
 

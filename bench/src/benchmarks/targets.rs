@@ -92,7 +92,10 @@ pub(super) const TARGETS: &[Target] = &[
     Target {
         what: "crossing to another shard, 64 in a batch, against a push at its own",
         section: "crossing",
-        checks: &[ByAtMost("own-shard", COST, 1.3)],
+        checks: &[
+            ByAtMost("own-shard", COST, 1.3),
+            AtMost("common-port", "times_own_shards", 1.3),
+        ],
     },
     Target {
         what: "2 shards against 1, by CPU accounting",

@@ -131,6 +131,10 @@ impl Throng {
             most > 0,
             "a process may have {allowed} descriptors only: raise ulimit -Hn"
         );
+        ensure!(
+            muster.door.greeting.is_empty(),
+            "crowds say nothing after the handshake, and this peer's clients must"
+        );
         let needed = muster.clients.div_ceil(most).max(muster.processes).max(1);
         let share = muster.clients.div_ceil(needed);
         let mut companies = Vec::new();
