@@ -142,6 +142,22 @@ mod tests {
     }
 
     #[test]
+    fn every_group_of_the_unit_has_a_source_and_what_was_measured() {
+        for unit in [
+            include_str!("../../../../tuning/ringway.service"),
+            include_str!("../../../../tuning/profiling.conf"),
+        ] {
+            let (_, service) = unit.split_once("[Service]\n").unwrap();
+            let service = service.split("\n[").next().unwrap();
+            for group in service.trim().split("\n\n") {
+                for what in ["# source: ", "# measured: "] {
+                    assert_eq!(group.matches(what).count(), 1, "{what}{group}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_choice_is_read_with_its_file_and_word() {
         let all = choices();
         let path = "/sys/kernel/mm/transparent_hugepage/enabled";
