@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Write as _},
     io::Write,
+    path::Path,
     process::ExitCode,
 };
 
@@ -15,6 +16,7 @@ use crate::{
 };
 
 mod advice;
+mod cpus;
 mod kernel;
 mod ports;
 mod resources;
@@ -100,6 +102,9 @@ fn look(config: &Config) -> Vec<Finding> {
     findings.push(kernel::backlog(config));
     findings.extend(kernel::sysctls());
     findings.extend(kernel::switches());
+    let (root, allowed) = (Path::new("/"), host.allowed.len());
+    findings.extend(cpus::set_aside(root, &config.shards.cores, allowed));
+    findings.extend(cpus::queues(root, allowed));
     findings
 }
 

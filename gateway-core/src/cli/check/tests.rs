@@ -1,8 +1,8 @@
 //! Findings on made-up hosts, and the whole look on this one.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, path::PathBuf};
 
-use super::{Level, kernel, look, ports, resources};
+use super::{Finding, Level, cpus, kernel, look, ports, resources};
 use crate::config::Config;
 
 fn any_port(config: &mut Config) {
@@ -83,15 +83,91 @@ fn of_several_words_the_one_in_brackets_counts() {
     assert_eq!(kernel::chosen("madvise\n"), "madvise");
 }
 
+/// A made-up host's files, which go with it.
+struct Files(PathBuf);
+
+impl Files {
+    fn new(name: &str) -> Self {
+        let name = format!("ringway-check-{name}-{}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn levels(findings: &[Finding]) -> Vec<(Level, &str)> {
+    let levels = findings.iter();
+    levels
+        .map(|found| (found.level, found.about.as_str()))
+        .collect()
+}
+
+#[test]
+fn who_else_works_on_the_shards_cpus_is_told_where_they_are_set_aside() {
+    let host = Files::new("cpus");
+    host.write("sys/devices/virtual/workqueue/cpumask", "ff,ffffffff\n");
+    host.write("proc/irq/default_smp_affinity", "3\n");
+    let told = cpus::set_aside(&host.0, &[2, 39], 40);
+    assert_eq!(
+        levels(&told),
+        [
+            (Level::Warn, "workqueue/cpumask"),
+            (Level::Ok, "irq/default_smp_affinity")
+        ]
+    );
+    assert_eq!(told[0].advice, "tuning/tune apply --cpus 2,39");
+    assert_eq!(cpus::set_aside(&host.0, &[], 40), []);
+    assert_eq!(
+        cpus::set_aside(&host.0, &[0, 1], 2),
+        [],
+        "there are no others"
+    );
+}
+
+#[test]
+fn a_card_with_fewer_queues_than_cpus_should_be_spread() {
+    let host = Files::new("queues");
+    for (path, mask) in [
+        ("one/device/vendor", ""),
+        ("one/queues/rx-0/rps_cpus", "0\n"),
+        ("one/queues/tx-0/xps_cpus", "0\n"),
+        ("spread/device/vendor", ""),
+        ("spread/queues/rx-0/rps_cpus", "00000000,0000000f\n"),
+        ("two/device/vendor", ""),
+        ("two/queues/rx-0/rps_cpus", "00000000,00000000\n"),
+        ("two/queues/rx-1/rps_cpus", "00000000,00000000\n"),
+        ("lo/queues/rx-0/rps_cpus", "0\n"),
+    ] {
+        host.write(&format!("sys/class/net/{path}"), mask);
+    }
+    let told = cpus::queues(&host.0, 2);
+    assert_eq!(
+        levels(&told),
+        [
+            (Level::Warn, "queues/one"),
+            (Level::Ok, "queues/spread"),
+            (Level::Ok, "queues/two")
+        ]
+    );
+    assert_eq!(told[0].advice, "tuning/tune apply --interface one");
+}
+
 // The limit stands two groups above the process' own; a group without a limit says "max".
 #[test]
 fn a_cgroup_limit_counts_wherever_it_stands() {
-    let root = std::env::temp_dir().join(format!("ringway-check-{}", std::process::id()));
-    let write = |path: &str, text: &str| {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
+    let host = Files::new("memory");
+    let root = host.0.clone();
+    let write = |path: &str, text: &str| host.write(path, text);
     write(
         "proc/meminfo",
         "MemTotal:       16000000 kB\nMemFree: 1 kB\n",
@@ -113,5 +189,4 @@ fn a_cgroup_limit_counts_wherever_it_stands() {
         resources::available_memory(&root),
         Some((4096, "cgroup limit"))
     );
-    fs::remove_dir_all(&root).unwrap();
 }
