@@ -9,7 +9,6 @@ import threading
 import urllib.request
 
 CI = pathlib.Path(__file__).parent.parent
-# Suites that run on several drivers at once have a folder each.
 OUT = CI / "out"
 BINARY = os.environ.get("RINGWAY", str(CI.parent / "target/debug/ringway"))
 
