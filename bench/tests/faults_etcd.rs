@@ -83,7 +83,7 @@ fn stopped_etcd_costs_nobody_anything_and_later_gateways_are_found() {
     load.stop();
     let mut outcomes = load.outcomes();
     outcomes.retain(|(user, number), _| number * users.names.len() as u64 + *user as u64 > known);
-    let seen = users.seen_after(outcomes.iter().map(|(which, _)| *which));
+    let seen = users.seen_after(outcomes.keys().copied());
     for ((user, number), outcome) in outcomes {
         let name = &users.names[user];
         let got = numbers(name, &seen[user].messages);
