@@ -74,7 +74,7 @@ impl Lines {
             .y_desc(self.up.as_str())
             .axis_desc_style((FONT, 13))
             .label_style((FONT, 12))
-            .y_labels(6)
+            .y_labels(10)
             .x_label_formatter(&place)
             .y_label_formatter(&|y| number(*y))
             .draw()?;
