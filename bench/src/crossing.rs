@@ -76,16 +76,14 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     settings.insert("batch".into(), BURST.into());
     // What the others are compared with is the dearer one, if it is dearer.
     let ways = [Way::Other, Way::Own, Way::Common, Way::Both];
-    let mut samples = vec![Vec::new(); ways.len()];
+    let mut samples: [Vec<Sample>; 4] = Default::default();
     for round in 0..setup.rounds {
         for turn in 0..ways.len() {
             let at = (round + turn) % ways.len();
             samples[at].push(ways[at].measure(options, &stage)?);
         }
     }
-    let [.., common, both] = &mut samples[..] else {
-        unreachable!("two of the ways");
-    };
+    let [_, _, common, both] = &mut samples;
     for (common, both) in common.iter_mut().zip(both) {
         let ratio = common.figures.by(&both.figures);
         let ratio = ratio.get("server_micros_per_message");

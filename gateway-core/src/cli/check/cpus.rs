@@ -7,6 +7,9 @@ use super::Finding;
 
 /// Work of the kernel that may run on the CPUs of `shards.cores`, where not all `allowed` ones are the shards' anyhow.
 pub(super) fn set_aside(root: &Path, cores: &[usize], allowed: usize) -> Vec<Finding> {
+    if cores.is_empty() || cores.len() >= allowed {
+        return Vec::new();
+    }
     let masks = [
         (
             "workqueue/cpumask",
@@ -31,9 +34,6 @@ pub(super) fn set_aside(root: &Path, cores: &[usize], allowed: usize) -> Vec<Fin
             Finding::warn(about, text, advice)
         })
     };
-    if cores.is_empty() || cores.len() >= allowed {
-        return Vec::new();
-    }
     masks.into_iter().filter_map(judge).collect()
 }
 

@@ -10,8 +10,8 @@
 //!   (`send.rs`): the kernel never holds on to an outbox.
 //! - Links are few and carry much: they have ordinary descriptors, polled by the ring and read 256 KiB at a time.
 //!
-//! Sleeping, polling and handing over are the same call, `io_uring_enter`: one per ring and tick, and one more before a shard sleeps, which must
-//! know by then what became of its sends.
+//! Sleeping, polling and handing over are the same call, `io_uring_enter`: one per ring and tick, and one more before a
+//! shard sleeps, which must know by then what became of its sends.
 
 use std::io;
 

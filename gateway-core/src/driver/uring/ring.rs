@@ -344,8 +344,8 @@ impl Ring {
     }
 
     fn offer(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: requests of the safe functions refer to no memory but the buffers and the alarm, which outlive the ring; those of
-        // the unsafe ones to memory for which their callers answer.
+        // SAFETY: requests of the safe functions refer to no memory but the buffers and the alarm, which outlive the ring;
+        // those of the unsafe ones to memory for which their callers answer.
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
 

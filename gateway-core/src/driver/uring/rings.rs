@@ -116,7 +116,8 @@ impl Rings {
             if ring.has_news() {
                 ring.enter(None)?;
             }
-            // An enter that does not wait does 20 pieces of work at most (since Linux 6.14), and no bell rings for the rest.
+            // An enter that does not wait does 20 pieces of work at most (since Linux 6.14), and no bell rings for the
+            // rest.
             if ring.has_completions() || ring.has_news() {
                 sleep = None;
             }
