@@ -72,12 +72,24 @@ impl Places {
     /// # Errors
     /// What the kernel says.
     pub fn here() -> anyhow::Result<Self> {
-        let cpus = all()?;
-        let (server, load) = share(&cpus);
-        Ok(Self {
+        Self::with(1)
+    }
+
+    /// The same for a load of several processes: each has a CPU of its own as long as one is left for what is measured.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn with(loads: usize) -> anyhow::Result<Self> {
+        Ok(Self::among(&all()?, loads))
+    }
+
+    fn among(cpus: &[usize], loads: usize) -> Self {
+        let own = loads.max(1).min(cpus.len().saturating_sub(1));
+        let (server, load) = cpus.split_at(cpus.len() - own);
+        Self {
             server: server.to_vec(),
-            load: load.to_vec(),
-        })
+            load: if own == 0 { server } else { load }.to_vec(),
+        }
     }
 }
 
@@ -153,6 +165,19 @@ mod tests {
         let spent = time(std::process::id()).unwrap() - before;
         // Others may have had the CPU for a part of it.
         assert!(spent > Duration::from_millis(5), "{spent:?}");
+    }
+
+    #[test]
+    fn every_process_of_load_has_a_cpu_of_its_own_where_there_are_enough() {
+        let among = |cpus: &[usize], loads| {
+            let places = Places::among(cpus, loads);
+            (places.server, places.load)
+        };
+        assert_eq!(among(&[3], 2), (vec![3], vec![3]));
+        assert_eq!(among(&[0, 1], 1), (vec![0], vec![1]));
+        assert_eq!(among(&[0, 1], 2), (vec![0], vec![1]));
+        assert_eq!(among(&[0, 1, 2], 2), (vec![0], vec![1, 2]));
+        assert_eq!(among(&[0, 1, 2, 3], 2), (vec![0, 1], vec![2, 3]));
     }
 
     #[test]

@@ -58,16 +58,14 @@ enum Way {
 /// # Errors
 /// Options that cannot work, a gateway that does not start, a client that is closed, messages that do not arrive.
 pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
-    let setup = Setup {
-        shards: SHARDS,
-        ..options.setup.clone()
-    };
+    let mut setup = options.setup.clone();
+    setup.subject.shards = SHARDS;
     setup.check()?;
     ensure!(setup.against.is_empty(), "crossing knows no --against");
     ensure!(
-        options.setup.shards <= SHARDS,
+        options.setup.subject.shards <= SHARDS,
         "--shards {} is refused; allowed: {SHARDS}, which is what crossing takes",
-        options.setup.shards
+        options.setup.subject.shards
     );
     let stage = setup.stage(launch, 1)?;
     cpu::pin(&stage.places.load)?;
@@ -118,6 +116,7 @@ impl Way {
             payload: options.setup.payload,
             flow: Flow::Window(options.window),
             until: Until::Time(Duration::from_secs_f64(options.seconds)),
+            apart: None,
         };
         let mut sample = load::through(&peer, &plan, async || {
             let mut pushers = Vec::new();

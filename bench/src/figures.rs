@@ -16,6 +16,25 @@ const KNOWN: &[(&str, &str, usize)] = &[
     ),
     ("server_cores", "cores of the server", 2),
     ("load_cores", "cores of the load", 2),
+    ("receiving_cores", "of them of its process that receives", 2),
+    ("load_cpus", "CPUs of the load", 0),
+    ("times_rest", "times as many as by REST", 2),
+    (
+        "published_messages_per_second",
+        "messages/s, as published",
+        0,
+    ),
+    ("in_flight", "messages in flight", 1),
+    (
+        "between_micros_per_message",
+        "µs of CPU per message between callers and server",
+        1,
+    ),
+    (
+        "load_micros_per_message",
+        "µs of CPU per message of the load",
+        1,
+    ),
     ("messages_per_send", "messages per send", 2),
     ("crossings", "crossed to another shard", 0),
     ("handshakes_per_second", "handshakes/s", 0),
@@ -37,6 +56,9 @@ const KNOWN: &[(&str, &str, usize)] = &[
     ("p999_micros", "µs p99.9", 0),
     ("max_micros", "µs at most", 0),
 ];
+
+/// Whoever uses so much of a core is the bottleneck.
+const FULL: f64 = 0.95;
 
 /// Figures by name. Durations, sizes and rates have their unit in the name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -108,6 +130,12 @@ impl Figures {
         self.set("max_micros", latency.max);
     }
 
+    /// Gives a figure another name, if it is there.
+    pub fn rename(&mut self, name: &str, other: &str) {
+        let value = self.0.remove(name);
+        self.set_if(other, value);
+    }
+
     /// A figure, if it is there.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
@@ -170,6 +198,16 @@ impl Findings {
         self.sides.iter().all(|side| side.faults.is_none())
     }
 
+    /// A figure of one side by that of another one, in the same round: the median of all rounds.
+    #[must_use]
+    pub fn ratio(&self, one: &str, other: &str, figure: &str) -> Option<f64> {
+        let rounds = self.side(one)?.rounds.iter().zip(&self.side(other)?.rounds);
+        let ratios: Vec<_> = rounds
+            .filter_map(|(one, other)| one.by(other).get(figure))
+            .collect();
+        (!ratios.is_empty()).then(|| median(ratios.into_iter()))
+    }
+
     /// A side by its name.
     #[must_use]
     pub fn side(&self, name: &str) -> Option<&Side> {
@@ -200,12 +238,21 @@ impl Side {
 /// Where the load is the bottleneck, the figures are those of a server that is not.
 fn notes(figures: &Figures) -> Vec<String> {
     let mut notes = Vec::new();
-    if let (Some(load), Some(server)) = (figures.get("load_cores"), figures.get("server_cores"))
-        && load > 0.95
-        && server < 0.95
-    {
+    let load = figures.get("load_cores");
+    let Some((load, server)) = load.zip(figures.get("server_cores")) else {
+        return notes;
+    };
+    let cpus = figures.get("load_cpus").unwrap_or(1.0);
+    // Of two processes with a CPU each, one may be full alone.
+    let receiving = figures.get("receiving_cores").unwrap_or(0.0);
+    let full = load > FULL * cpus || receiving.max(load - receiving) > FULL;
+    if full && server < FULL {
+        let whose = match cpus {
+            1.0 => "its core".to_owned(),
+            cpus => format!("its {cpus:.0} cores"),
+        };
         notes.push(format!(
-            "the load saturates first ({load:.2} of its core, the server {server:.2}): with a faster load the server \
+            "the load saturates first ({load:.2} of {whose}, the server {server:.2}): with a faster load the server \
              would have more to do at once, and the cost of each would fall"
         ));
     }
@@ -308,6 +355,9 @@ mod tests {
         assert_eq!(cost(&theirs.first_by_this), Some(0.25));
         assert_eq!(cost(&theirs.median), Some(4.0));
         assert_eq!(cost(&findings.sides[0].first_by_this), None);
+        let ratio = |one, other| findings.ratio(one, other, "server_micros_per_message");
+        assert_eq!(ratio("theirs", "ours"), Some(4.0));
+        assert_eq!(ratio("theirs", "nobody's"), None);
         assert_eq!(median([4.0, 1.0].into_iter()), 2.5);
     }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::Process;
+use crate::{metrics::Metrics, process::Process};
 
 /// What a gateway logs.
 const LOG: &str = "RINGWAY_LOG";
@@ -163,6 +163,12 @@ impl Gateway {
         })
     }
 
+    /// What it says it is, see [`about`].
+    #[must_use]
+    pub fn about(&self) -> String {
+        about(Some(self.admin))
+    }
+
     /// The id of its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -198,4 +204,14 @@ impl Gateway {
         });
         numbers.collect()
     }
+}
+
+/// What the gateway with this admin port says it is: its version and driver.
+#[must_use]
+pub fn about(admin: Option<SocketAddr>) -> String {
+    let metrics = admin.and_then(|admin| Metrics::read(admin).ok());
+    let told = |label| metrics.as_ref()?.label("ringway_build_info", label);
+    let driver = told("driver").unwrap_or_else(|| "not known".into());
+    let version = told("version").unwrap_or_else(|| "not known".into());
+    format!("ringway {version}, driver {driver}")
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    cpu,
+    cpu::{self, Places},
     figures::{Figures, Findings, Sample},
     gateway::Launch,
     peers::{Peer, Stage},
@@ -48,7 +48,9 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let mut settings = setup.settings();
     settings.insert("parallel".into(), options.parallel.into());
     settings.insert("batches".into(), options.batches.into());
-    let stage = setup.stage(launch, 1)?;
+    settings.insert("load_processes".into(), options.load_processes.into());
+    let places = Places::with(options.load_processes)?;
+    let stage = setup.stage(launch, 1)?.at(places);
     let place = stage.clone();
     setup.contest("connect", stage, settings, |peer| {
         measure(options, &place, peer)
@@ -90,6 +92,10 @@ fn measure(options: &Options, stage: &Stage, peer: &mut dyn Peer) -> anyhow::Res
     figures.set("server_micros_per_handshake", micros);
     figures.set("handshakes_per_core_second", 1e6 / micros);
     figures.set("server_cores", server.as_secs_f64() / elapsed.as_secs_f64());
+    let cpus = stage.places.load.len();
+    if cpus > 1 {
+        figures.set("load_cpus", cpus as f64);
+    }
     figures.set("load_cores", load.as_secs_f64() / elapsed.as_secs_f64());
     Ok(Sample {
         about: peer.about(),

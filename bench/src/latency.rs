@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::{
     figures::Findings,
     gateway::Launch,
-    load::{self, Flow, Plan, Until},
+    load::{self, Crew, Flow, Plan, Until},
     peers::Audience,
     setup::Setup,
 };
@@ -18,6 +18,9 @@ pub struct Options {
     /// What is measured
     #[command(flatten)]
     pub setup: Setup,
+    /// Who makes the load
+    #[command(flatten)]
+    pub crew: Crew,
     /// Messages a second
     #[arg(long, default_value_t = 20_000.0)]
     pub rate: f64,
@@ -37,14 +40,17 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     if !(options.rate > 0.0 && options.rate.is_finite()) {
         bail!("needed: --rate above 0");
     }
+    let (places, apart) = options.crew.places(&launch.program)?;
     let plan = Plan {
         audience: Audience::of(setup.connections, 1),
         payload: setup.payload,
         flow: Flow::Rate(options.rate),
         until: Until::Time(Duration::from_secs_f64(options.seconds)),
+        apart,
     };
     let mut settings = setup.settings();
+    settings.insert("load_processes".into(), options.crew.load_processes.into());
     settings.insert("rate".into(), options.rate.into());
-    let stage = setup.stage(launch, 1)?;
+    let stage = setup.stage(launch, 1)?.at(places);
     setup.contest("latency", stage, settings, |peer| load::run(peer, &plan))
 }

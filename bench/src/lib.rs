@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod pace;
 pub mod peers;
 pub mod process;
+pub mod receive;
 pub mod report;
 pub mod scaling;
 pub mod service;

@@ -5,8 +5,8 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode};
 use clap::{Parser, Subcommand};
 use gateway_bench::{
     adr, benchmarks, crossing, fanout, figures::Findings, fleet, gateway::Launch, handshakes, hol,
-    idle, latency, mesh, peers, scaling, service, simulate, storm, throng, unicast, upstream,
-    verify::Wrong,
+    idle, latency, mesh, peers, receive, scaling, service, simulate, storm, throng, unicast,
+    upstream, verify::Wrong,
 };
 use serde::Serialize;
 
@@ -72,6 +72,9 @@ enum Command {
     /// Clients that come back: what others start more of than one process can have
     #[command(hide = true)]
     Throng(throng::Options),
+    /// The receiving side of a load: what others start where those who receive have a process of their own
+    #[command(hide = true)]
+    Receive,
     /// Takes pushes by REST: what `fleet` compares with
     #[command(hide = true)]
     RestReceiver,
@@ -135,6 +138,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Throng(options) => throng::run(&options).map(|never| match never {}),
         Command::Limit(options) => peers::limit::serve(&options).map(|never| match never {}),
         Command::AdrConsumer(options) => adr::queue::consume(&options).map(|never| match never {}),
+        Command::Receive => receive::serve().map(|()| ExitCode::SUCCESS),
         Command::RestReceiver => fleet::rest::serve().map(|never| match never {}),
         Command::Service(options) => service::run(&options).map(|never| match never {}),
         Command::Gateway { arguments } => {

@@ -12,6 +12,8 @@ use crate::{
     cpu::{self, Rank},
     figures::median,
     gateway::{Gateway, Launch},
+    machine::Machine,
+    setup::Subject,
     unicast::user,
     verify::MIN_PAYLOAD,
     witness::{Sender, Witnesses},
@@ -20,6 +22,9 @@ use crate::{
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// Which gateways
+    #[command(flatten)]
+    pub subject: Subject,
     /// What to measure, the first one being what the others are compared with
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Way::ALL)]
     pub ways: Vec<Way>,
@@ -73,8 +78,10 @@ pub struct Report {
     pub window: u64,
     /// How often each way was measured.
     pub rounds: usize,
-    /// Of the machine, at the end.
-    pub load_average: f64,
+    /// Where it ran.
+    pub machine: Machine,
+    /// What the gateways are.
+    pub about: String,
     /// One for each way.
     pub ways: Vec<Costs>,
 }
@@ -121,7 +128,11 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
     let cpus = cpu::allowed()?;
     let (theirs, ours) = cpu::share(&cpus);
     cpu::rank(Rank::Measured);
-    let launch = launch.clone().shards(1).on(theirs);
+    let launch = options
+        .subject
+        .launch(launch)
+        .shards(options.subject.shards);
+    let launch = launch.on(theirs);
     let gateways = (0..options.gateways).map(|_| launch.start());
     let gateways: Vec<_> = gateways.collect::<Result<_, _>>()?;
     cpu::pin(ours)?;
@@ -135,7 +146,8 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
         payload: options.payload,
         window: options.window,
         rounds: options.rounds,
-        load_average: cpu::load_average(),
+        machine: Machine::here(),
+        about: gateways[0].about(),
         ways,
     })
 }
@@ -243,13 +255,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "mesh: {} connections, {} gateways, {} B, {} in flight; medians of {} rounds, load {:.1}",
+            "mesh: {} connections, {} gateways, {} B, {} in flight; medians of {} rounds, load {:.1}; {}",
             self.connections,
             self.gateways,
             self.payload,
             self.window,
             self.rounds,
-            self.load_average
+            self.machine.load_average,
+            self.about
         )?;
         write!(
             f,

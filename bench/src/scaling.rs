@@ -44,10 +44,8 @@ enum Way {
 /// # Errors
 /// Options that cannot work, a gateway that does not start, a client that is closed, messages that do not arrive.
 pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
-    let setup = Setup {
-        shards: options.setup.shards.max(2),
-        ..options.setup.clone()
-    };
+    let mut setup = options.setup.clone();
+    setup.subject.shards = setup.subject.shards.max(2);
     setup.check()?;
     ensure!(setup.against.is_empty(), "scaling knows no --against");
     if cpu::all()?.len() < 2 {
@@ -70,7 +68,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
         for (one, all) in ones.iter().zip(ways) {
             let ratio = one.figures.by(&all.figures);
             let ratio = ratio.get("server_micros_per_message");
-            let speedup = ratio.map(|ratio| ratio * f64::from(setup.shards));
+            let speedup = ratio.map(|ratio| ratio * f64::from(setup.subject.shards));
             all.figures.set_if("speedup", speedup);
         }
     }
@@ -93,6 +91,7 @@ impl Way {
             payload: options.setup.payload,
             flow: Flow::Window(options.window),
             until: Until::Time(Duration::from_secs_f64(options.seconds)),
+            apart: None,
         };
         load::run(peer.as_ref(), &plan)
     }

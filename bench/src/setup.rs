@@ -13,15 +13,9 @@ use crate::{
     verify::MIN_PAYLOAD,
 };
 
-/// Options of every scenario that measures a gateway.
+/// Which gateway is measured.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Setup {
-    /// WebSocket clients, a user each
-    #[arg(long, default_value_t = 1000)]
-    pub connections: usize,
-    /// Bytes of a message, at least 24
-    #[arg(long, default_value_t = 128)]
-    pub payload: usize,
+pub struct Subject {
     /// Shards of the gateway
     #[arg(long, default_value_t = 1)]
     pub shards: u32,
@@ -31,6 +25,59 @@ pub struct Setup {
     /// Start this `ringway` instead of the gateway built in here
     #[arg(long, value_name = "PATH")]
     pub ringway: Option<PathBuf>,
+}
+
+impl Default for Subject {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            driver: None,
+            ringway: None,
+        }
+    }
+}
+
+impl Subject {
+    /// How to start it, but for its shards; `launch` starts the gateway built in here.
+    #[must_use]
+    pub fn launch(&self, launch: &Launch) -> Launch {
+        let launch = match &self.ringway {
+            Some(program) => Launch {
+                program: program.clone(),
+                first: Vec::new(),
+                ..launch.clone()
+            },
+            None => launch.clone(),
+        };
+        match &self.driver {
+            Some(driver) => launch.setting("RINGWAY_SHARDS_DRIVER", driver),
+            None => launch,
+        }
+    }
+
+    /// For the report.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, Value> {
+        let mut settings = BTreeMap::from([("shards".into(), self.shards.into())]);
+        if let Some(driver) = &self.driver {
+            settings.insert("driver".into(), driver.as_str().into());
+        }
+        settings
+    }
+}
+
+/// Options of every scenario that measures a gateway.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Setup {
+    /// Which gateway
+    #[command(flatten)]
+    pub subject: Subject,
+    /// WebSocket clients, a user each
+    #[arg(long, default_value_t = 1000)]
+    pub connections: usize,
+    /// Bytes of a message, at least 24
+    #[arg(long, default_value_t = 128)]
+    pub payload: usize,
     /// Compare with these, by turns
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEERS")]
     pub against: Vec<Kind>,
@@ -45,11 +92,9 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            subject: Subject::default(),
             connections: 1000,
             payload: 128,
-            shards: 1,
-            driver: None,
-            ringway: None,
             against: Vec::new(),
             rounds: 1,
             json: false,
@@ -76,19 +121,11 @@ impl Setup {
     /// # Errors
     /// What the kernel says of our CPUs.
     pub fn stage(&self, launch: &Launch, members: usize) -> anyhow::Result<Stage> {
-        let program = launch.program.clone();
-        let mut launch = match &self.ringway {
-            Some(program) => Launch::ringway(program.clone()),
-            None => launch.clone(),
-        };
-        if let Some(driver) = &self.driver {
-            launch = launch.setting("RINGWAY_SHARDS_DRIVER", driver);
-        }
         Ok(Stage {
-            program,
-            launch,
+            program: launch.program.clone(),
+            launch: self.subject.launch(launch),
             places: Places::here()?,
-            shards: self.shards,
+            shards: self.subject.shards,
             audience: Audience::of(self.connections, members),
             payload: self.payload,
             joined: 1,
@@ -98,15 +135,12 @@ impl Setup {
     /// The options that every scenario has, for the report.
     #[must_use]
     pub fn settings(&self) -> BTreeMap<String, Value> {
-        let mut settings = BTreeMap::from([
+        let mut settings = self.subject.settings();
+        settings.extend([
             ("connections".into(), self.connections.into()),
             ("payload".into(), self.payload.into()),
-            ("shards".into(), self.shards.into()),
             ("rounds".into(), self.rounds.into()),
         ]);
-        if let Some(driver) = &self.driver {
-            settings.insert("driver".into(), driver.as_str().into());
-        }
         settings
     }
 

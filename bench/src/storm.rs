@@ -72,8 +72,8 @@ fn measure(options: &Options, launch: &Launch) -> anyhow::Result<Sample> {
     let setup = &options.setup;
     let stage = setup.stage(launch, 1)?;
     cpu::pin(&stage.places.load)?;
-    let launch = stage.launch.clone().shards(setup.shards);
-    let launch = launch.on(&stage.places.server).somewhere(setup.shards)?;
+    let launch = stage.launch.clone().shards(stage.shards);
+    let launch = launch.on(&stage.places.server).somewhere(stage.shards)?;
     let gateway = launch.start()?;
     let patience = Duration::from_secs_f64(options.patience);
     let muster = Muster {

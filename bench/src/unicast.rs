@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    cpu::{self, Places},
+    cpu,
     figures::Findings,
     gateway::Launch,
-    load::{self, Flow, Plan, Until},
+    load::{self, Crew, Flow, Plan, Until},
     peers::{Audience, ringway::Ringway},
     setup::Setup,
 };
@@ -19,6 +19,9 @@ pub struct Options {
     /// What is measured
     #[command(flatten)]
     pub setup: Setup,
+    /// Who makes the load
+    #[command(flatten)]
+    pub crew: Crew,
     /// Most messages in flight
     #[arg(long, default_value_t = 4096)]
     pub window: u64,
@@ -46,6 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             setup: Setup::default(),
+            crew: Crew::default(),
             window: 4096,
             seconds: 5.0,
             messages: None,
@@ -64,6 +68,7 @@ impl Default for Options {
 pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let setup = &options.setup;
     setup.check()?;
+    let (places, apart) = options.crew.places(&launch.program)?;
     let plan = Plan {
         audience: Audience::of(setup.connections, 1),
         payload: setup.payload,
@@ -72,18 +77,20 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
             Some(messages) => Until::Messages(messages),
             None => Until::Time(Duration::from_secs_f64(options.seconds)),
         },
+        apart,
     };
     let mut settings = setup.settings();
+    settings.insert("load_processes".into(), options.crew.load_processes.into());
     settings.insert("window".into(), options.window.into());
     if let (Some(grpc), Some(ws)) = (options.gateway, options.ws) {
         let audience = plan.audience.clone();
         let peer = Ringway::running([ws, grpc], options.admin, options.pid, audience);
-        cpu::pin(&Places::here()?.load)?;
+        cpu::pin(&places.load)?;
         let samples = (0..setup.rounds).map(|_| load::run(&peer, &plan));
         let samples = samples.collect::<Result<_, _>>()?;
         let sides = vec![("ringway".into(), samples)];
         return Ok(Findings::of("unicast", settings, sides));
     }
-    let stage = setup.stage(launch, 1)?;
+    let stage = setup.stage(launch, 1)?.at(places);
     setup.contest("unicast", stage, settings, |peer| load::run(peer, &plan))
 }

@@ -8,10 +8,14 @@ mod common;
 use std::path::Path;
 
 use common::{alone, ringway};
-use gateway_bench::adr::{self, Flight, Options, Report, Way};
+use gateway_bench::{
+    adr::{self, Flight, Options, Report, Way},
+    setup::Subject,
+};
 
 fn run(ways: &[Way]) -> Report {
     let options = Options {
+        subject: Subject::default(),
         ways: ways.to_vec(),
         users: 3,
         payload: 64,
@@ -26,19 +30,17 @@ fn run(ways: &[Way]) -> Report {
 }
 
 fn check(report: &Report, ways: usize) {
-    assert_eq!(report.rows.len(), 2 * ways, "{report}");
-    for row in &report.rows {
-        assert!(
-            row.messages_per_second > 0.0 && row.p50_micros <= row.p99_micros,
-            "{report}"
-        );
-        assert!(
-            row.gateway_micros > 0.0 && row.load_micros > 0.0,
-            "{report}"
-        );
+    let sides = &report.0.sides;
+    assert_eq!(sides.len(), 2 * ways, "{report}");
+    for side in sides {
+        let of = |figure| side.median.get(figure).unwrap();
+        assert!(of("messages_per_second") > 0.0, "{report}");
+        assert!(of("p50_micros") <= of("p99_micros"), "{report}");
+        assert!(of("server_micros_per_message") > 0.0, "{report}");
+        assert!(of("load_micros_per_message") > 0.0, "{report}");
         // Nobody sends the next message before the last one has arrived.
-        let waits = row.flight == Flight::Equal(6);
-        assert!(!waits || row.in_flight <= 6.0, "{report}");
+        let waits = side.name.ends_with(" (6)");
+        assert!(!waits || of("in_flight") <= 6.0, "{report}");
     }
 }
 
@@ -49,8 +51,8 @@ fn every_way_delivers_everything() {
     assert!(!ways.contains(&Way::Queue));
     let report = run(ways);
     check(&report, ways.len());
-    let rest = report.rows.iter().find(|row| row.way == Way::Rest).unwrap();
-    assert_eq!(rest.by_rest, Some(1.0));
+    let rest = report.0.side("rest").unwrap();
+    assert_eq!(rest.median.get("times_rest"), Some(1.0));
 }
 
 #[test]
@@ -59,7 +61,8 @@ fn the_queue_delivers_everything_and_what_it_costs_is_told() {
     let _alone = alone();
     let report = run(&[Way::Queue]);
     check(&report, 1);
-    for row in &report.rows {
-        assert!(row.between_micros > 0.0, "{report}");
+    for side in &report.0.sides {
+        let between = side.median.get("between_micros_per_message");
+        assert!(between.is_some_and(|micros| micros > 0.0), "{report}");
     }
 }

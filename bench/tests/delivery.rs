@@ -12,7 +12,7 @@ use common::{alone, connect, generic::Call, ringway};
 use gateway_bench::{
     clients::{Clients, Event},
     metrics::Metrics,
-    setup::Setup,
+    setup::{Setup, Subject},
     unicast::{self, user},
     verify::Ledger,
 };
@@ -34,7 +34,10 @@ fn million_pushes_arrive_in_order_per_user_and_cross_nothing() {
     let options = unicast::Options {
         setup: Setup {
             connections: USERS,
-            shards: SHARDS,
+            subject: Subject {
+                shards: SHARDS,
+                ..Subject::default()
+            },
             ..Setup::default()
         },
         window: WINDOW,

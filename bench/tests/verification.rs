@@ -6,6 +6,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread,
 };
@@ -14,6 +15,7 @@ use futures_util::future::LocalBoxFuture;
 use gateway_bench::{
     load::{self, Flow, Plan, Until},
     peers::{Audience, Door, Peer, Pusher},
+    receive::Place,
     verify::{Faults, Wrong},
 };
 
@@ -27,32 +29,39 @@ type Crime = fn(Vec<u8>, Vec<u8>) -> Vec<Vec<u8>>;
 
 #[test]
 fn honest_peers_have_no_faults() {
-    let faults = faults_of(|first, second| vec![first, second]).unwrap();
-    assert!(faults.is_none(), "{faults:?}");
+    for found in found_of(|first, second| vec![first, second]) {
+        let faults = found.unwrap();
+        assert!(faults.is_none(), "{faults:?}");
+    }
 }
 
 #[test]
 fn a_message_twice_is_seen() {
-    let faults = faults_of(|first, second| vec![first.clone(), first, second]).unwrap();
-    assert_eq!(
-        faults,
-        Faults {
+    for found in found_of(|first, second| vec![first.clone(), first, second]) {
+        let late = Faults {
             late: 1,
             ..Faults::default()
-        }
-    );
+        };
+        assert_eq!(found.unwrap(), late);
+    }
 }
 
 #[test]
 fn a_lost_message_ends_the_run_as_wrong() {
-    let error = faults_of(|_, second| vec![second]).unwrap_err();
-    assert!(error.is::<Wrong>(), "{error:#}");
+    for found in found_of(|_, second| vec![second]) {
+        let error = found.unwrap_err();
+        assert!(error.is::<Wrong>(), "{error:#}");
+        assert!(error.to_string().contains("missing: 1"), "{error:#}");
+    }
 }
 
 #[test]
 fn swapped_messages_end_the_run_as_wrong() {
-    let error = faults_of(|first, second| vec![second, first]).unwrap_err();
-    assert!(error.is::<Wrong>(), "{error:#}");
+    for found in found_of(|first, second| vec![second, first]) {
+        let error = found.unwrap_err();
+        assert!(error.is::<Wrong>(), "{error:#}");
+        assert!(error.to_string().contains("late: 1"), "{error:#}");
+    }
 }
 
 #[test]
@@ -61,20 +70,35 @@ fn a_wrong_byte_ends_the_run_as_wrong() {
         *first.last_mut().unwrap() ^= 1;
         vec![first, second]
     };
-    let error = faults_of(damage).unwrap_err();
-    assert!(error.is::<Wrong>(), "{error:#}");
-    assert!(error.to_string().contains("damaged: 1"), "{error:#}");
+    for found in found_of(damage) {
+        let error = found.unwrap_err();
+        assert!(error.is::<Wrong>(), "{error:#}");
+        assert!(error.to_string().contains("damaged: 1"), "{error:#}");
+    }
 }
 
-fn faults_of(crime: Crime) -> anyhow::Result<Faults> {
-    let peer = Crook::start(crime);
-    let plan = Plan {
-        audience: Audience::of(USERS, 1),
-        payload: 64,
-        flow: Flow::Window(4),
-        until: Until::Messages(MESSAGES),
+/// What is found by those who receive on the thread that pushes, and by those in a process of their own.
+fn found_of(crime: Crime) -> [anyhow::Result<Faults>; 2] {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_ringway-bench"));
+    let apart = Place {
+        program,
+        cpus: Vec::new(),
     };
-    Ok(load::run(&peer, &plan)?.faults)
+    let find = |apart| {
+        let plan = Plan {
+            audience: Audience::of(USERS, 1),
+            payload: 64,
+            flow: Flow::Window(4),
+            until: Until::Messages(MESSAGES),
+            apart,
+        };
+        Ok(load::run(&Crook::start(crime), &plan)?.faults)
+    };
+    // At a time: either waits for what is lost.
+    thread::scope(|scope| {
+        let both = [None, Some(apart)].map(|apart| scope.spawn(|| find(apart)));
+        both.map(|found| found.join().unwrap())
+    })
 }
 
 /// A server in this process whose pusher writes to the clients' sockets itself.

@@ -55,6 +55,10 @@ edition = "2024"
 
 [workspace]
 
+# The quickest to build: it runs once.
+[profile.dev]
+debug = false
+
 [dependencies]
 logic-client = {{ path = {client:?} }}
 tokio = {{ version = "1", features = ["rt", "net", "time", "macros"] }}

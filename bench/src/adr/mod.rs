@@ -16,6 +16,7 @@ use crate::{
     cpu::{self, Places, Rank},
     gateway::{Gateway, Launch},
     report::Latency,
+    setup::Subject,
     unicast::user,
     verify::{Issuer, Ledger, MIN_PAYLOAD},
 };
@@ -28,7 +29,7 @@ mod rest;
 mod way;
 
 use arrivals::Arrivals;
-pub use report::{Flight, Report, Row};
+pub use report::{Flight, Report};
 pub use way::Way;
 use way::{Pusher, Ways};
 
@@ -39,6 +40,9 @@ const OUTBOX_MESSAGES: (&str, usize) = ("RINGWAY_OUTBOX_MAX_MESSAGES", 1 << 20);
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// Which gateway
+    #[command(flatten)]
+    pub subject: Subject,
     /// What to measure; `queue` needs Debian's package redis-server
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Way::ALL)]
     pub ways: Vec<Way>,
@@ -88,10 +92,11 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     cpu::rank(Rank::Measured);
     let launch = [OUTBOX, OUTBOX_MESSAGES]
         .into_iter()
-        .fold(launch.clone(), |launch, (name, value)| {
+        .fold(options.subject.launch(launch), |launch, (name, value)| {
             launch.setting(name, value)
         });
-    let gateway = launch.shards(1).on(&places.server).start()?;
+    let launch = launch.shards(options.subject.shards);
+    let gateway = launch.on(&places.server).start()?;
     cpu::pin(&places.load)?;
     let targets: Vec<_> = (0..most).map(|at| Clients::target(&user(at))).collect();
     let clients = Clients::connect(gateway.ws, &targets)?;
@@ -107,7 +112,7 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     if !faults.is_none() {
         bail!("messages were lost, late or wrong: {faults:?}");
     }
-    Ok(Report::new(options, cpu::all()?.len(), &samples))
+    Ok(Report::new(options, &gateway.about(), &samples))
 }
 
 impl Options {

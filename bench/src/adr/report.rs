@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use serde::Serialize;
 
 use super::{Options, Sample, Samples, Way};
-use crate::{cpu, figures::median};
+use crate::{
+    figures::{self, Figures, Findings},
+    verify::Faults,
+};
 
 /// How many messages are in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -17,51 +20,27 @@ pub enum Flight {
     Equal(usize),
 }
 
-/// What a run has shown.
+/// What a run has shown: a side for each way and number in flight.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// Callers.
-    pub users: usize,
-    /// Bytes of a message.
-    pub payload: usize,
-    /// Messages per measurement.
-    pub messages: u64,
-    /// How often each was measured.
-    pub rounds: usize,
-    /// CPUs: one for the load where there are several, the others for the gateway.
-    pub cpus: usize,
-    /// Of the machine, at the end.
-    pub load_average: f64,
-    /// One for each way and number in flight; medians over all rounds.
-    pub rows: Vec<Row>,
-}
+#[serde(transparent)]
+pub struct Report(pub Findings);
 
-/// One line of the table.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// How pushes were made.
-    pub way: Way,
-    /// How many were to be in flight.
-    pub flight: Flight,
-    /// Delivered, from the first push to the last arrival.
-    pub messages_per_second: f64,
-    /// By REST's on kept connections in the same round; `None`: that was not measured.
-    pub by_rest: Option<f64>,
-    /// What the decision says, in messages per second.
-    pub published: Option<f64>,
-    /// From the caller to the WebSocket client, in microseconds.
-    pub p50_micros: f64,
-    /// As above.
-    pub p99_micros: f64,
-    /// Messages in flight on average: rate times mean latency (Little's law).
-    pub in_flight: f64,
-    /// CPU time of the gateway per message.
-    pub gateway_micros: f64,
-    /// CPU time of the queue and its consumer per message.
-    pub between_micros: f64,
-    /// CPU time of callers and clients per message.
-    pub load_micros: f64,
-}
+/// The columns of the table: figure, title, decimals.
+const COLUMNS: [(&str, &str, usize); 9] = [
+    ("messages_per_second", "messages/s", 0),
+    (TIMES_REST, "times", 2),
+    (PUBLISHED, "published", 0),
+    ("p50_micros", "p50 µs", 0),
+    ("p99_micros", "p99 µs", 0),
+    ("in_flight", "in flight", 1),
+    ("server_micros_per_message", "gateway µs", 1),
+    ("between_micros_per_message", "between µs", 1),
+    ("load_micros_per_message", "load µs", 1),
+];
+/// Messages per second by those of REST on kept connections, in the same round.
+const TIMES_REST: &str = "times_rest";
+/// What the decision says.
+const PUBLISHED: &str = "published_messages_per_second";
 
 impl Flight {
     /// How many callers that are.
@@ -97,102 +76,91 @@ impl fmt::Display for Flight {
 }
 
 impl Report {
-    pub(super) fn new(options: &Options, cpus: usize, samples: &Samples) -> Self {
+    pub(super) fn new(options: &Options, about: &str, samples: &Samples) -> Self {
+        let mut settings = options.subject.settings();
+        settings.extend([
+            ("users".into(), options.users.into()),
+            ("payload".into(), options.payload.into()),
+            ("messages".into(), options.messages.into()),
+            ("rounds".into(), options.rounds.into()),
+        ]);
         let rest = |flight| {
             let mut all = samples.iter();
             let rest = all.find(|(way, at, _)| (*way, *at) == (Way::Rest, flight));
-            rest.map(|(_, _, samples)| samples.as_slice())
+            rest.map_or(&[][..], |(_, _, samples)| samples)
         };
-        let rows = samples
-            .iter()
-            .map(|(way, flight, own)| Row::of(*way, *flight, own, rest(*flight)));
-        Self {
-            users: options.users,
-            payload: options.payload,
-            messages: options.messages,
-            rounds: options.rounds,
-            cpus,
-            load_average: cpu::load_average(),
-            rows: rows.collect(),
-        }
+        let sides = samples.iter().map(|(way, flight, own)| {
+            let samples = own.iter().enumerate().map(|(round, sample)| {
+                let mut figures = sample.figures(*way);
+                let rest = rest(*flight).get(round);
+                let times = rest.map(|rest| sample.messages_per_second / rest.messages_per_second);
+                figures.set_if(TIMES_REST, times);
+                figures::Sample {
+                    about: about.to_owned(),
+                    figures,
+                    // One that went wrong ends the run.
+                    faults: Faults::default(),
+                }
+            });
+            let name = match flight {
+                Flight::Natural => way.to_string(),
+                Flight::Equal(messages) => format!("{way} ({messages})"),
+            };
+            (name, samples.collect())
+        });
+        Self(Findings::of("adr", settings, sides.collect()))
     }
 }
 
-impl Row {
-    fn of(way: Way, flight: Flight, own: &[Sample], rest: Option<&[Sample]>) -> Self {
-        let of = |value: fn(&Sample) -> f64| median(own.iter().map(value));
-        let by_rest = rest.map(|rest| {
-            let rounds = own.iter().zip(rest);
-            median(rounds.map(|(own, rest)| own.messages_per_second / rest.messages_per_second))
-        });
-        Self {
-            way,
-            flight,
-            messages_per_second: of(|sample| sample.messages_per_second),
-            by_rest,
-            published: way.published(),
-            p50_micros: of(|sample| sample.latency.p50),
-            p99_micros: of(|sample| sample.latency.p99),
-            in_flight: of(|sample| sample.messages_per_second * sample.mean),
-            gateway_micros: of(|sample| sample.gateway),
-            between_micros: of(|sample| sample.between),
-            load_micros: of(|sample| sample.load),
-        }
+impl Sample {
+    fn figures(&self, way: Way) -> Figures {
+        let mut figures = Figures::default();
+        let cores = |micros| micros * self.messages_per_second / 1e6;
+        figures.set("messages_per_second", self.messages_per_second);
+        figures.set_if(PUBLISHED, way.published());
+        figures.set_latency(&self.latency);
+        // Little's law.
+        figures.set("in_flight", self.messages_per_second * self.mean);
+        figures.set("server_micros_per_message", self.gateway);
+        figures.set("server_cores", cores(self.gateway));
+        figures.set("between_micros_per_message", self.between);
+        figures.set("load_micros_per_message", self.load);
+        // They share a CPU.
+        figures.set("load_cores", cores(self.load + self.between));
+        figures
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "adr: {} virtual users, {} B, {} messages; medians of {} rounds, {} CPUs, load {:.1}",
-            self.users, self.payload, self.messages, self.rounds, self.cpus, self.load_average
-        )?;
-        let mut flight = None;
-        for row in &self.rows {
-            if flight.replace(row.flight) != Some(row.flight) {
-                write!(
-                    f,
-                    "\n  {:<12} {:>10} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8}",
-                    format!("[{}]", row.flight),
-                    "messages/s",
-                    "times",
-                    "published",
-                    "p50 µs",
-                    "p99 µs",
-                    "in flight",
-                    "gateway µs",
-                    "between µs",
-                    "load µs"
-                )?;
-            }
-            let times = row
-                .by_rest
-                .map_or_else(String::new, |times| format!("{times:.2}"));
-            let published = row
-                .published
-                .map_or_else(String::new, |rate| format!("{rate:.0}"));
-            write!(
-                f,
-                "\n  {:<12} {:>10.0} {times:>7} {published:>9} {:>9.0} {:>9.0} {:>9.1} {:>10.1} {:>10.1} {:>8.1}",
-                row.way,
-                row.messages_per_second,
-                row.p50_micros,
-                row.p99_micros,
-                row.in_flight,
-                row.gateway_micros,
-                row.between_micros,
-                row.load_micros
-            )?;
+        let Findings {
+            settings, machine, ..
+        } = &self.0;
+        let settings = settings.iter();
+        let settings: Vec<_> = settings
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        write!(f, "adr: {}\n  {:<16}", settings.join(", "), "")?;
+        for (_, title, _) in COLUMNS {
+            write!(f, " {title:>10}")?;
         }
-        Ok(())
+        for side in &self.0.sides {
+            write!(f, "\n  {:<16}", side.name)?;
+            for (figure, _, decimals) in COLUMNS {
+                match side.median.get(figure) {
+                    Some(value) => write!(f, " {value:>10.decimals$}")?,
+                    None => write!(f, " {:>10}", "")?,
+                }
+            }
+        }
+        write!(f, "\n{machine}, load average {:.1}", machine.load_average)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Latency;
+    use crate::{report::Latency, setup::Subject};
 
     #[test]
     fn a_flight_is_natural_or_a_number() {
@@ -223,8 +191,27 @@ mod tests {
         // The machine was half as fast in the second round: that concerns both.
         let rest = [1_000.0, 500.0, 1_000.0].map(sample);
         let stream = [8_000.0, 4_000.0, 8_000.0].map(sample);
-        let row = Row::of(Way::Stream, Flight::Natural, &stream, Some(&rest));
-        assert_eq!((row.by_rest, row.published), (Some(8.0), Some(18_943.0)));
-        assert_eq!((row.messages_per_second, row.in_flight), (8_000.0, 10.0));
+        let samples = vec![
+            (Way::Rest, Flight::Natural, rest.to_vec()),
+            (Way::Stream, Flight::Natural, stream.to_vec()),
+        ];
+        let options = Options {
+            subject: Subject::default(),
+            ways: vec![Way::Rest, Way::Stream],
+            users: 10,
+            payload: 64,
+            messages: 1,
+            in_flight: vec![Flight::Natural],
+            rounds: 3,
+            json: false,
+        };
+        let report = Report::new(&options, "ringway", &samples);
+        let stream = &report.0.side("stream").unwrap().median;
+        assert_eq!(stream.get(TIMES_REST), Some(8.0));
+        assert_eq!(stream.get(PUBLISHED), Some(18_943.0));
+        assert_eq!(stream.get("in_flight"), Some(10.0));
+        assert_eq!(stream.get("server_cores"), Some(0.008));
+        let table = report.to_string();
+        assert!(table.contains("8000       8.00      18943"), "{table}");
     }
 }

@@ -87,11 +87,11 @@ const GREY: RGBColor = RGBColor(90, 90, 90);
 /// The same for a name in every chart; told apart by the colour-blind, too.
 pub(super) fn color(name: &str) -> RGBColor {
     match name {
-        "ringway" => RGBColor(0, 114, 178),
+        "ringway" | "stream" | "client" => RGBColor(0, 114, 178),
         name if name.starts_with("tonic") => RGBColor(230, 159, 0),
         "limit" => RGBColor(150, 150, 150),
         "limit-joined" => RGBColor(200, 200, 200),
-        "nchan" => RGBColor(0, 158, 115),
+        "nchan" | "ringway-plain" => RGBColor(0, 158, 115),
         "nats" => RGBColor(204, 121, 167),
         "pushpin" => RGBColor(213, 94, 0),
         _ => RGBColor(86, 180, 233),

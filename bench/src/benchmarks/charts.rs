@@ -24,6 +24,7 @@ pub(super) fn all(results: &Results) -> Result<Vec<(&'static str, String)>> {
     };
     bars("cost.svg", cost(results))?;
     bars("other-servers.svg", other_servers(results))?;
+    bars("adr.svg", adr(results))?;
     bars("memory.svg", memory(results))?;
     bars("handshakes.svg", handshakes(results))?;
     for (file, section, rate) in [
@@ -78,6 +79,32 @@ fn other_servers(results: &Results) -> Bars {
         groups: groups(results, &sections, |side| {
             side.median.get("server_micros_per_message")
         }),
+    }
+}
+
+fn adr(results: &Results) -> Bars {
+    let sections = [
+        ("adr-natural", "as many in flight as come naturally"),
+        ("adr-10", "10 in flight"),
+        ("adr-60", "60 in flight"),
+    ];
+    let mut groups = groups(results, &sections, |side| {
+        side.median.get("messages_per_second")
+    });
+    for (_, bars) in &mut groups {
+        for (name, _) in bars {
+            // The number in flight is the group's.
+            if let Some((way, _)) = name.split_once(" (") {
+                *name = way.to_owned();
+            }
+        }
+    }
+    Bars {
+        title: "Pushes per second from 10 callers to WebSocket clients, 1,200 B, by way to push"
+            .into(),
+        subtitle: "Longer is better. rest: HTTP/1.1 and JSON; stream: gRPC; client: logic-client; queue: Redis Streams and a consumer."
+            .into(),
+        groups,
     }
 }
 

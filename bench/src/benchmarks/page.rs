@@ -9,11 +9,15 @@ use super::{
 use crate::figures::Side;
 
 /// Charts, with what stands in for them where pictures are not shown.
-const CHARTS: [(&str, &str); 8] = [
+const CHARTS: [(&str, &str); 9] = [
     ("cost.svg", "CPU time per delivered message, by server"),
     (
         "other-servers.svg",
         "CPU time per delivered message of servers that others have written",
+    ),
+    (
+        "adr.svg",
+        "Pushes per second by REST, unary gRPC, a gRPC stream and a message queue",
     ),
     (
         "throughput.svg",
@@ -37,9 +41,12 @@ const HONESTY: &str = "\
   real network instead is the driver's and the interrupts' work, which is not in these figures.
 - In a closed loop the cost per message depends on how much is joined, and so on which side is the bottleneck. The cores of the load are
   beside every figure. The load is one process on one core; where it saturates first, the server waits for it, joins less, and looks dearer
-  than it is: a note says so. (On two cores a second process of load would only share that one.)
+  than it is: a note says so, and sections called two-loads measure the same with a second process of load (those who receive, or half of
+  those who shake hands). It has a CPU of its own where there are three; on two cores it shares the load's, and can only show what it costs.
 - Latency is measured at a rate that does not depend on the server (open loop), from when a message was due until the client has read it.
   The load never sleeps meanwhile and takes its whole core.
+- `ringway` is pushed to by `logic-client`, which is acknowledged and resumes; `tonic` by a plain client, which does not know what has become
+  of its messages. `ringway-plain` is the gateway pushed to by that same client: what it is compared with then is a server.
 - `limit` is no gateway: it has no gRPC, no users, nothing but the sends. `limit-joined` sends as many messages at a time as the gateway
   joined in the same round. `tonic` is what one builds with tonic and tokio-tungstenite who knows both: `bench/src/peers/tonic`.
 - Every payload is verified: whose, which one, every byte. A section in which one was lost, doubled, reordered or damaged fails, and is not here.

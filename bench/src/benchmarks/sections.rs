@@ -13,11 +13,15 @@ pub struct Section {
 pub const SECTIONS: &[Section] = &[
     Section {
         name: "unicast-100",
-        arguments: "unicast --connections 100 --seconds 1 --rounds 5 --against tonic,limit,limit-joined",
+        arguments: "unicast --connections 100 --seconds 1 --rounds 5 --against tonic,ringway-plain,limit,limit-joined",
+    },
+    Section {
+        name: "unicast-100-two-loads",
+        arguments: "unicast --connections 100 --seconds 1 --rounds 5 --load-processes 2 --against tonic,ringway-plain",
     },
     Section {
         name: "unicast-1000",
-        arguments: "unicast --connections 1000 --seconds 1 --rounds 9 --against tonic,limit,limit-joined,ringway-monoio",
+        arguments: "unicast --connections 1000 --seconds 1 --rounds 9 --against tonic,ringway-plain,limit,limit-joined,ringway-monoio",
     },
     Section {
         name: "unicast-4000",
@@ -25,7 +29,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "unicast-10000",
-        arguments: "unicast --connections 10000 --seconds 1 --rounds 7 --against tonic,limit,ringway-monoio",
+        arguments: "unicast --connections 10000 --seconds 1 --rounds 7 --against tonic,ringway-plain,limit,ringway-monoio",
     },
     Section {
         name: "unicast-1200B",
@@ -41,19 +45,23 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "latency-5000",
-        arguments: "latency --connections 1000 --rate 5000 --seconds 2 --rounds 5 --against tonic,ringway-monoio",
+        arguments: "latency --connections 1000 --rate 5000 --seconds 2 --rounds 5 --against tonic,ringway-plain,ringway-monoio",
     },
     Section {
         name: "latency-20000",
-        arguments: "latency --connections 1000 --rate 20000 --seconds 2 --rounds 7 --against tonic,ringway-monoio",
+        arguments: "latency --connections 1000 --rate 20000 --seconds 2 --rounds 9 --against tonic,ringway-plain,ringway-monoio",
     },
     Section {
         name: "latency-50000",
-        arguments: "latency --connections 1000 --rate 50000 --seconds 2 --rounds 5 --against tonic,ringway-monoio",
+        arguments: "latency --connections 1000 --rate 50000 --seconds 2 --rounds 5 --against tonic,ringway-plain,ringway-monoio",
     },
     Section {
         name: "upstream",
         arguments: "upstream --connections 1000 --seconds 2 --rounds 5",
+    },
+    Section {
+        name: "upstream-two-loads",
+        arguments: "upstream --connections 1000 --seconds 2 --rounds 5 --load-processes 2",
     },
     Section {
         name: "idle",
@@ -62,6 +70,10 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "connect",
         arguments: "connect --connections 10000 --batches 2 --rounds 5 --against tonic,limit-handshakes,ringway-monoio",
+    },
+    Section {
+        name: "connect-two-loads",
+        arguments: "connect --connections 10000 --batches 2 --rounds 5 --load-processes 2 --against tonic",
     },
     Section {
         name: "reconnect-storm",
@@ -78,10 +90,24 @@ pub const SECTIONS: &[Section] = &[
 ];
 
 /// They need servers that are not ours, from Debian's packages: run when they are asked for.
-pub const ON_DEMAND: &[Section] = &[Section {
-    name: "other-servers",
-    arguments: "unicast --connections 1000 --seconds 1 --rounds 3 --against nchan,nats,pushpin",
-}];
+pub const ON_DEMAND: &[Section] = &[
+    Section {
+        name: "other-servers",
+        arguments: "unicast --connections 1000 --seconds 1 --rounds 3 --against nchan,nats,pushpin",
+    },
+    Section {
+        name: "adr-natural",
+        arguments: "adr --in-flight natural --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
+    },
+    Section {
+        name: "adr-10",
+        arguments: "adr --in-flight 10 --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
+    },
+    Section {
+        name: "adr-60",
+        arguments: "adr --in-flight 60 --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
+    },
+];
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Section> {

@@ -11,7 +11,9 @@ use crate::{
     clients::Clients,
     cpu::{self, Rank},
     gateway::{Gateway, Launch},
+    machine::Machine,
     report::Latency,
+    setup::Subject,
     verify::MIN_PAYLOAD,
     witness::{self, Witnesses},
 };
@@ -26,7 +28,10 @@ const BUFFER: usize = 256;
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Gateways, and receivers of REST: a process each, with one shard
+    /// Which gateways
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Gateways, and receivers of REST: a process each
     #[arg(long, default_value_t = 100)]
     pub gateways: usize,
     /// Messages a second to each of them; several rates are measured one after the other
@@ -59,8 +64,10 @@ pub struct Report {
     pub gateways: usize,
     /// Bytes of a message.
     pub payload: usize,
-    /// CPUs that this process may use; receivers have all but the last one.
-    pub cpus: usize,
+    /// Where it ran; receivers have all CPUs but the last one.
+    pub machine: Machine,
+    /// What the gateways are.
+    pub about: String,
     /// For each rate the mesh, then REST.
     pub sides: Vec<Side>,
 }
@@ -114,7 +121,10 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     let (theirs, ours) = cpu::share(&cpus);
     cpu::pin(theirs)?;
     cpu::rank(Rank::Measured);
-    let launch = launch.clone().shards(1);
+    let launch = options
+        .subject
+        .launch(launch)
+        .shards(options.subject.shards);
     let gateways = (0..options.gateways).map(|_| launch.start());
     let gateways: Vec<_> = gateways.collect::<Result<_, _>>()?;
     let receivers = (0..options.gateways).map(|_| rest::Receiver::start(program));
@@ -127,7 +137,8 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     Ok(Report {
         gateways: options.gateways,
         payload: options.payload,
-        cpus: cpus.len(),
+        machine: Machine::here(),
+        about: gateways[0].about(),
         sides,
     })
 }
@@ -262,8 +273,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "fleet: {} gateways, {} B, a process each",
-            self.gateways, self.payload
+            "fleet: {} gateways, {} B, a process each; {}",
+            self.gateways, self.payload, self.about
         )?;
         write!(
             f,

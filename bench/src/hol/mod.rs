@@ -3,7 +3,7 @@
 
 use std::{fmt, rc::Rc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use logic_client::Push;
@@ -12,7 +12,9 @@ use serde::Serialize;
 use crate::{
     cpu::{self, Rank},
     gateway::{Gateway, Launch},
+    machine::Machine,
     report::Latency,
+    setup::Subject,
     verify::{Faults, MIN_PAYLOAD},
     witness::{self, Sender, Witnesses},
 };
@@ -29,6 +31,9 @@ const AIM: f64 = 1.5;
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// Which gateways
+    #[command(flatten)]
+    pub subject: Subject,
     /// Which trouble
     #[arg(long, value_enum, default_value_t = Which::All)]
     pub case: Which,
@@ -68,8 +73,8 @@ pub enum Which {
 /// What all cases have shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// CPUs of the machine that this process may use; gateways have all but the last one.
-    pub cpus: usize,
+    /// Where it ran; gateways have all CPUs but the last one.
+    pub machine: Machine,
     /// One for each case.
     pub cases: Vec<Case>,
 }
@@ -142,7 +147,12 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
     }
     let cpus = cpu::allowed()?;
     let (gateways, load) = cpu::share(&cpus);
-    let launch = launch.clone().on(gateways);
+    ensure!(
+        options.subject.shards == 1,
+        "--shards {} is refused; allowed: 1, which is what the cases are about",
+        options.subject.shards
+    );
+    let launch = options.subject.launch(launch).on(gateways);
     let wanted: &[Which] = match options.case {
         Which::All => &[Which::A, Which::B, Which::C, Which::D],
         ref one => std::slice::from_ref(one),
@@ -161,7 +171,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
         })?);
     }
     Ok(Report {
-        cpus: cpus.len(),
+        machine: Machine::here(),
         cases: measured,
     })
 }

@@ -34,6 +34,8 @@ pub mod tonic;
 pub enum Kind {
     /// The gateway
     Ringway,
+    /// The gateway, pushed to by the plain client that pushes to `tonic`
+    RingwayPlain,
     /// The gateway on the bare ring
     RingwayUring,
     /// The gateway on monoio, on its ring
@@ -118,18 +120,24 @@ pub trait Peer {
         1
     }
 
-    /// Takes apart what its clients get: each message of a WebSocket message of client number so-and-so. A peer with an
-    /// envelope of its own has one; binary messages must stay binary, unless it says so in `text`.
-    fn opener(&self) -> Box<Opener> {
-        Box::new(|_, text, payload, take| take(text, payload))
+    /// Takes apart what its clients get, if it puts messages into an envelope of its own: each message of a WebSocket message of
+    /// client number so-and-so. Binary messages must stay binary, unless it says so in `text`.
+    fn envelope(&self) -> Option<Box<Opener>> {
+        None
     }
 }
 
-/// See [`Peer::opener`]: client, whether the WebSocket message is text, its payload, and who takes the messages in it.
+/// See [`Peer::envelope`]: client, whether the WebSocket message is text, its payload, and who takes the messages in it.
 pub type Opener = dyn FnMut(usize, bool, &[u8], &mut dyn FnMut(bool, &[u8]));
 
+/// For a peer without an envelope: each WebSocket message is a message.
+#[must_use]
+pub fn plain() -> Box<Opener> {
+    Box::new(|_, text, payload, take| take(text, payload))
+}
+
 /// Where a client connects, and how it introduces itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Door {
     /// Where the peer listens for WebSockets.
     pub address: SocketAddr,
@@ -176,6 +184,12 @@ pub trait Pusher {
 }
 
 impl Stage {
+    /// The same, at other places.
+    #[must_use]
+    pub fn at(self, places: Places) -> Self {
+        Self { places, ..self }
+    }
+
     /// The same, for a gateway on this driver.
     fn on(&self, driver: &str) -> Self {
         let launch = self.launch.clone();
@@ -229,6 +243,7 @@ impl Audience {
 pub fn start(kind: Kind, stage: &Stage) -> anyhow::Result<Box<dyn Peer>> {
     Ok(match kind {
         Kind::Ringway => Box::new(ringway::Ringway::start(stage)?),
+        Kind::RingwayPlain => Box::new(ringway::Ringway::start(stage)?.plainly()),
         Kind::RingwayUring => Box::new(ringway::Ringway::start(&stage.on("uring"))?),
         Kind::RingwayMonoio => Box::new(ringway::Ringway::start(&stage.on("monoio"))?),
         Kind::RingwayEpoll => Box::new(ringway::Ringway::start(&stage.on("epoll"))?),

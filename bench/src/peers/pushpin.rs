@@ -190,15 +190,17 @@ impl Peer for Pushpin {
         })
     }
 
-    fn opener(&self) -> Box<Opener> {
+    fn envelope(&self) -> Option<Box<Opener>> {
         let heard = Rc::clone(&self.heard);
-        Box::new(move |client, text, payload, take| match payload == PROBE {
-            true => {
-                heard.clients.borrow_mut().insert(client);
-                heard.news.notify_one();
+        Some(Box::new(move |client, text, payload, take| {
+            match payload == PROBE {
+                true => {
+                    heard.clients.borrow_mut().insert(client);
+                    heard.news.notify_one();
+                }
+                false => take(text, payload),
             }
-            false => take(text, payload),
-        })
+        }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gateway, pushed to by its own client.
+//! The gateway, pushed to by its own client, or by the plain one that pushes to its peers.
 
 use std::net::SocketAddr;
 
@@ -6,8 +6,11 @@ use anyhow::{Context, bail};
 use futures_util::future::LocalBoxFuture;
 use logic_client::{LogicClient, Push, TryPushError};
 
-use super::{Audience, Counters, Door, Peer, Pusher, Stage};
-use crate::{gateway::Gateway, metrics::Metrics};
+use super::{Audience, Counters, Door, Peer, Pusher, Stage, generic::Generic};
+use crate::{
+    gateway::{self, Gateway},
+    metrics::Metrics,
+};
 
 /// A gateway, ours or one that runs already.
 pub struct Ringway {
@@ -21,6 +24,8 @@ pub struct Ringway {
     pub pid: Option<u32>,
     /// If it is ours.
     pub own: Option<Gateway>,
+    /// Pushed to through `PushStream` by a client that knows nothing of it.
+    plain: bool,
     audience: Audience,
 }
 
@@ -38,8 +43,18 @@ impl Ringway {
             admin: Some(own.admin),
             pid: Some(own.pid()),
             own: Some(own),
+            plain: false,
             audience: stage.audience.clone(),
         })
+    }
+
+    /// The same, pushed to as its peers are: what is compared then are servers, not clients.
+    #[must_use]
+    pub fn plainly(self) -> Self {
+        Self {
+            plain: true,
+            ..self
+        }
     }
 
     /// One that runs already.
@@ -56,6 +71,7 @@ impl Ringway {
             admin,
             pid,
             own: None,
+            plain: false,
             audience,
         }
     }
@@ -63,11 +79,11 @@ impl Ringway {
 
 impl Peer for Ringway {
     fn about(&self) -> String {
-        let metrics = self.admin.and_then(|admin| Metrics::read(admin).ok());
-        let told = |label| metrics.as_ref()?.label("ringway_build_info", label);
-        let driver = told("driver").unwrap_or_else(|| "not known".into());
-        let version = told("version").unwrap_or_else(|| "not known".into());
-        format!("ringway {version}, driver {driver}")
+        let about = gateway::about(self.admin);
+        match self.plain {
+            true => format!("{about}, pushed to by a plain client"),
+            false => about,
+        }
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -84,6 +100,10 @@ impl Peer for Ringway {
 
     fn pusher(&self) -> LocalBoxFuture<'_, anyhow::Result<Box<dyn Pusher>>> {
         Box::pin(async {
+            if self.plain {
+                let pusher = Generic::push_stream(self.grpc, self.audience.clone()).await?;
+                return Ok(Box::new(pusher) as Box<dyn Pusher>);
+            }
             let builder = LogicClient::builder().gateway(self.grpc.to_string());
             let client = builder.connect().await.context("no logic client")?;
             let pusher: Box<dyn Pusher> = Box::new(Mesh::new(client, &self.audience));

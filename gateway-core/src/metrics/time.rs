@@ -88,7 +88,7 @@ pub enum Cause {
     Link,
     /// What another shard forwards.
     Lane,
-    /// What clients send.
+    /// What clients send; clients that come and leave.
     Clients,
     /// Deadlines that were due together.
     Timers,

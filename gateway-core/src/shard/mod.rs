@@ -231,6 +231,7 @@ impl Shard {
 
     /// A client's socket was accepted. `None`: the shard is full (counted); close the socket.
     pub fn conn_opened(&mut self, now: Duration, peer: SocketAddr) -> Option<ConnId> {
+        self.sheet.client();
         let timeout = self.gateway.config.ws.handshake_timeout_ms;
         let handshake = Handshake {
             peer,
@@ -243,6 +244,7 @@ impl Shard {
 
     /// A client's socket has moved here. `None`: as for [`Shard::conn_opened`].
     pub fn conn_adopted(&mut self, now: Duration, handshake: Handshake) -> Option<ConnId> {
+        self.sheet.client();
         self.new_conn(now, handshake)
     }
 
@@ -279,6 +281,7 @@ impl Shard {
     pub fn closed(&mut self, now: Duration, socket: SocketId, why: Closed) {
         match socket {
             SocketId::Conn(id) => {
+                self.sheet.client();
                 if why == Closed::Reset {
                     self.metrics.client_errors.count("reset");
                 }

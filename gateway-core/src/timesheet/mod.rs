@@ -292,7 +292,7 @@ impl Timesheet {
         self.tally.timers(due);
     }
 
-    /// A client has sent something.
+    /// A client has come, sent something or left.
     pub fn client(&self) {
         self.tally.client();
     }

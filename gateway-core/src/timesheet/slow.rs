@@ -39,7 +39,7 @@ pub(super) enum Suspect {
     Link(LinkId, Brought),
     /// A shard that forwarded so many commands.
     Lane(ShardIndex, u64),
-    /// So many reads of clients' sockets.
+    /// Clients that came, sent something or left, so often.
     Clients(u64),
     /// So many deadlines.
     Timers(u64),
@@ -167,7 +167,7 @@ impl Suspect {
                 format!("{name}: {commands} commands, {bytes} bytes")
             }
             Self::Lane(shard, commands) => format!("shard {shard}: {commands} commands"),
-            Self::Clients(reads) => format!("clients: {reads} reads"),
+            Self::Clients(turns) => format!("clients: {turns} times one came, sent or left"),
             Self::Timers(due) => format!("{due} deadlines"),
             Self::Nobody => "nobody in particular".to_owned(),
         }

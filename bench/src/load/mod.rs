@@ -1,0 +1,259 @@
+//! Messages through a peer to its clients: in a closed loop with a window of messages in flight, or at a rate that does not depend on
+//! how the peer is doing. One thread pushes and receives, unless those who receive have a process of their own.
+
+use std::{
+    path::Path,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use tokio::task::LocalSet;
+
+use crate::{
+    clients::Clients,
+    cpu::{self, Places},
+    figures::{Figures, Sample},
+    peers::{Audience, Counters, Door, Peer, Pusher, plain},
+    receive::{self, Intake, Place, Receiving, Task},
+    report::Latency,
+    verify::{Faults, Ledger},
+};
+
+mod hand;
+
+use hand::Hand;
+
+/// Messages that are pushed together, where the window has room.
+pub const BURST: u64 = 64;
+
+/// Who makes the load.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Crew {
+    /// Processes of the load; with 2 those who receive have their own, and a CPU of their own if there are three
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub load_processes: u8,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// WebSocket clients, and whom of them messages are for.
+    pub audience: Audience,
+    /// Bytes of a message.
+    pub payload: usize,
+    /// When messages are pushed.
+    pub flow: Flow,
+    /// When it ends.
+    pub until: Until,
+    /// Where those run who receive, if they have a process of their own.
+    pub apart: Option<Place>,
+}
+
+/// When messages are pushed.
+#[derive(Clone, Copy, Debug)]
+pub enum Flow {
+    /// So many deliveries in flight at most, but always a message.
+    Window(u64),
+    /// So many messages a second. Latency counts from when a message was due.
+    Rate(f64),
+}
+
+/// When a measurement ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    /// After this time.
+    Time(Duration),
+    /// After so many messages.
+    Messages(u64),
+}
+
+/// What has been used up so far.
+pub(crate) struct Usage {
+    at: Instant,
+    server: Option<Duration>,
+    load: Duration,
+    /// Of the load's second process.
+    receiving: Option<Duration>,
+    counters: Counters,
+    delivered: u64,
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self { load_processes: 1 }
+    }
+}
+
+impl Crew {
+    /// Who runs where, and where those run who receive, if they have a process of their own. `program` is `ringway-bench`.
+    ///
+    /// # Errors
+    /// What the kernel says of our CPUs.
+    pub fn places(self, program: &Path) -> Result<(Places, Option<Place>)> {
+        let mut places = Places::with(self.load_processes.into())?;
+        if self.load_processes == 1 {
+            return Ok((places, None));
+        }
+        let (program, cpus) = (program.to_owned(), vec![places.load[0]]);
+        // Those who push have the other one, if there is another one.
+        places.load.drain(..places.load.len() - 1);
+        Ok((places, Some(Place { program, cpus })))
+    }
+}
+
+/// Pushes through `peer`, as its own pusher does.
+///
+/// # Errors
+/// A client that is closed, messages that do not arrive, a peer that refuses some.
+pub fn run(peer: &dyn Peer, plan: &Plan) -> Result<Sample> {
+    through(peer, plan, async || peer.pusher().await)
+}
+
+/// Pushes through `peer` by what `pusher` makes.
+///
+/// # Errors
+/// As [`run`].
+pub fn through(
+    peer: &dyn Peer,
+    plan: &Plan,
+    pusher: impl AsyncFnOnce() -> Result<Box<dyn Pusher>>,
+) -> Result<Sample> {
+    let doors = plan.audience.names.iter().map(|name| peer.door(name));
+    let ledger = Ledger::grouped(plan.audience.users(), plan.audience.members, plan.payload);
+    let (issuer, checker) = ledger.split();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (figures, faults) = LocalSet::new().block_on(&runtime, async {
+        let (receiving, failed) = match &plan.apart {
+            None => {
+                let clients = Clients::enter(doors)?;
+                let intake = Rc::new(Intake::new(checker)?);
+                let opener = peer.envelope().unwrap_or_else(plain);
+                let receiving = receive::from_clients(Rc::clone(&intake), clients, opener);
+                let failed = tokio::task::spawn_local(receiving);
+                (Receiving::here(&intake), failed)
+            }
+            Some(place) => {
+                let (receiving, following) = apart(peer, plan, place, doors.collect()).await?;
+                (receiving, tokio::task::spawn_local(following))
+            }
+        };
+        let measured = async {
+            let hand = Hand::new(peer, plan, pusher().await?, issuer, receiving);
+            measure(hand, peer, plan).await
+        };
+        tokio::select! {
+            measured = measured => measured,
+            failed = failed => Err(failed?),
+        }
+    })?;
+    Ok(Sample {
+        about: peer.about(),
+        figures,
+        faults,
+    })
+}
+
+async fn apart(
+    peer: &dyn Peer,
+    plan: &Plan,
+    place: &Place,
+    doors: Vec<Door>,
+) -> Result<(Receiving, impl Future<Output = anyhow::Error> + use<>)> {
+    ensure!(
+        peer.envelope().is_none(),
+        "{} puts messages into an envelope of its own: it knows no second process of load",
+        peer.about()
+    );
+    let task = Task::Clients {
+        doors,
+        members: plan.audience.members,
+        payload: plan.payload,
+    };
+    Receiving::apart(place, &task).await
+}
+
+async fn measure(mut hand: Hand, peer: &dyn Peer, plan: &Plan) -> Result<(Figures, Faults)> {
+    hand.warm_up().await?;
+    hand.receiving.begin().await?;
+    let before = Usage::now(peer, &hand.receiving)?;
+    match plan.flow {
+        Flow::Window(_) => hand.in_window(before.at, plan.until).await?,
+        Flow::Rate(rate) => hand.at_rate(rate, plan.until).await?,
+    }
+    let pushing = before.at.elapsed();
+    hand.all_arrived().await?;
+    let after = Usage::now(peer, &hand.receiving)?;
+    let (taken, faults) = hand.finish().await?;
+    let mut figures = before.figures(&after, plan.apart.as_ref())?;
+    figures.set("pushing_seconds", pushing.as_secs_f64());
+    if let Flow::Rate(_) = plan.flow {
+        // It never sleeps: what it uses says nothing.
+        figures.rename("load_cores", "spinning_load_cores");
+    }
+    figures.set_latency(&Latency::of(&taken.nanos));
+    Ok((figures, faults))
+}
+
+impl Usage {
+    /// Of `peer` and of the load, whose receiving side this is.
+    ///
+    /// # Errors
+    /// A process is gone.
+    pub(crate) fn now(peer: &dyn Peer, receiving: &Receiving) -> Result<Self> {
+        let pids = peer.pids();
+        Ok(Self {
+            at: Instant::now(),
+            server: (!pids.is_empty())
+                .then(|| cpu::time_of(&pids))
+                .transpose()?,
+            load: cpu::time(std::process::id())?,
+            receiving: receiving.pid().map(cpu::time).transpose()?,
+            counters: peer.counters()?,
+            delivered: receiving.delivered(),
+        })
+    }
+
+    /// When that was.
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// What has been used from this on, with those who receive on this thread or `apart`.
+    ///
+    /// # Errors
+    /// What the kernel says of our CPUs.
+    pub(crate) fn figures(&self, after: &Self, apart: Option<&Place>) -> Result<Figures> {
+        let seconds = (after.at - self.at).as_secs_f64();
+        let messages = (after.delivered - self.delivered) as f64;
+        let grown = |figure: fn(&Counters) -> Option<f64>| {
+            Some(figure(&after.counters)? - figure(&self.counters)?)
+        };
+        let mut figures = Figures::default();
+        figures.set("messages", messages);
+        figures.set("seconds", seconds);
+        figures.set("messages_per_second", messages / seconds);
+        if let Some((before, after)) = self.server.zip(after.server) {
+            let server = (after - before).as_secs_f64();
+            figures.set("server_micros_per_message", server * 1e6 / messages);
+            figures.set("server_cores", server / seconds);
+        }
+        let mut load = after.load - self.load;
+        if let Some(((before, after), place)) = self.receiving.zip(after.receiving).zip(apart) {
+            load += after - before;
+            let receiving = (after - before).as_secs_f64();
+            figures.set("receiving_cores", receiving / seconds);
+            if place.is_elsewhere()? {
+                figures.set("load_cpus", 2.0);
+            }
+        }
+        figures.set("load_cores", load.as_secs_f64() / seconds);
+        let (sent, sends) = (grown(|all| all.messages), grown(|all| all.sends));
+        let joined = sent.zip(sends).map(|(sent, sends)| sent / sends.max(1.0));
+        figures.set_if("messages_per_send", joined);
+        figures.set_if("crossings", grown(|all| all.crossings));
+        Ok(figures)
+    }
+}
