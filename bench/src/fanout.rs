@@ -58,10 +58,13 @@ pub fn multicast(options: &Multicast, launch: &Launch) -> anyhow::Result<Finding
     if options.members == 0 || options.members > connections {
         bail!("needed: --members from 1 to the number of --connections");
     }
-    let audience = Audience::of(connections, options.members);
-    let flow = Flow::Window(options.window);
-    let plan = plan(audience, &options.setup, flow, options.seconds);
-    run("multicast", &options.setup, options.crew, plan, launch)
+    let task = Task {
+        scenario: "multicast",
+        members: options.members,
+        window: options.window,
+        seconds: options.seconds,
+    };
+    task.run(&options.setup, options.crew, launch)
 }
 
 /// Runs `broadcast`.
@@ -70,39 +73,41 @@ pub fn multicast(options: &Multicast, launch: &Launch) -> anyhow::Result<Finding
 /// As [`multicast`].
 pub fn broadcast(options: &Broadcast, launch: &Launch) -> anyhow::Result<Findings> {
     let connections = options.setup.connections;
-    let audience = Audience::of(connections, connections);
-    let flow = Flow::Window(options.window * connections as u64);
-    let plan = plan(audience, &options.setup, flow, options.seconds);
-    run("broadcast", &options.setup, options.crew, plan, launch)
+    let task = Task {
+        scenario: "broadcast",
+        members: connections,
+        window: options.window * connections as u64,
+        seconds: options.seconds,
+    };
+    task.run(&options.setup, options.crew, launch)
 }
 
-fn plan(audience: Audience, setup: &Setup, flow: Flow, seconds: f64) -> Plan {
-    Plan {
-        audience,
-        payload: setup.payload,
-        flow,
-        until: Until::Time(Duration::from_secs_f64(seconds)),
-        apart: None,
-    }
+/// What both are.
+struct Task {
+    scenario: &'static str,
+    members: usize,
+    /// Deliveries.
+    window: u64,
+    seconds: f64,
 }
 
-fn run(
-    scenario: &str,
-    setup: &Setup,
-    crew: Crew,
-    plan: Plan,
-    launch: &Launch,
-) -> anyhow::Result<Findings> {
-    setup.check()?;
-    let (places, apart) = crew.places(&launch.program)?;
-    let plan = Plan { apart, ..plan };
-    let members = plan.audience.members;
-    let mut settings = setup.settings();
-    settings.insert("members".into(), members.into());
-    if let Flow::Window(window) = plan.flow {
-        settings.insert("window".into(), window.into());
+impl Task {
+    fn run(&self, setup: &Setup, crew: Crew, launch: &Launch) -> anyhow::Result<Findings> {
+        setup.check()?;
+        let (stage, apart) = crew.stage(setup, launch, self.members)?;
+        let plan = Plan {
+            audience: Audience::of(setup.connections, self.members),
+            payload: setup.payload,
+            flow: Flow::Window(self.window),
+            until: Until::Time(Duration::from_secs_f64(self.seconds)),
+            apart,
+        };
+        let mut settings = setup.settings();
+        settings.insert("members".into(), self.members.into());
+        settings.insert("window".into(), self.window.into());
+        settings.insert("load_processes".into(), crew.load_processes.into());
+        setup.contest(self.scenario, stage, settings, |peer| {
+            load::run(peer, &plan)
+        })
     }
-    settings.insert("load_processes".into(), crew.load_processes.into());
-    let stage = setup.stage(launch, members)?.at(places);
-    setup.contest(scenario, stage, settings, |peer| load::run(peer, &plan))
 }

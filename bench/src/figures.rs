@@ -238,21 +238,31 @@ impl Side {
 /// Where the load is the bottleneck, the figures are those of a server that is not.
 fn notes(figures: &Figures) -> Vec<String> {
     let mut notes = Vec::new();
-    let load = figures.get("load_cores");
-    let Some((load, server)) = load.zip(figures.get("server_cores")) else {
+    let Some(server) = figures.get("server_cores").filter(|cores| *cores < FULL) else {
         return notes;
     };
+    let (load, receiving) = (figures.get("load_cores"), figures.get("receiving_cores"));
     let cpus = figures.get("load_cpus").unwrap_or(1.0);
     // Of two processes with a CPU each, one may be full alone.
-    let receiving = figures.get("receiving_cores").unwrap_or(0.0);
-    let full = load > FULL * cpus || receiving.max(load - receiving) > FULL;
-    if full && server < FULL {
+    let pushing = load
+        .zip(receiving)
+        .map(|(load, receiving)| load - receiving);
+    let full = [
+        ("the load", load, cpus),
+        ("of the load what receives", receiving, 1.0),
+        ("of the load what pushes", pushing, 1.0),
+    ];
+    let mut full = full.into_iter().filter_map(|(who, cores, cpus)| {
+        let cores = cores.filter(|cores| *cores > FULL * cpus)?;
+        Some((who, cores, cpus))
+    });
+    if let Some((who, cores, cpus)) = full.next() {
         let whose = match cpus {
             1.0 => "its core".to_owned(),
             cpus => format!("its {cpus:.0} cores"),
         };
         notes.push(format!(
-            "the load saturates first ({load:.2} of {whose}, the server {server:.2}): with a faster load the server \
+            "{who} saturates first ({cores:.2} of {whose}, the server {server:.2}): with a faster load the server \
              would have more to do at once, and the cost of each would fall"
         ));
     }
@@ -375,5 +385,25 @@ mod tests {
         let findings = Findings::of("unicast", BTreeMap::new(), sides);
         assert_eq!(findings.sides[0].notes.len(), 1);
         assert!(findings.sides[1].notes.is_empty());
+    }
+
+    #[test]
+    fn of_two_processes_of_load_the_full_one_is_named() {
+        let notes_of = |receiving: Option<f64>| {
+            let mut figures = Figures::default();
+            figures.set("server_cores", 0.8);
+            figures.set("load_cores", 1.5);
+            figures.set("load_cpus", 2.0);
+            figures.set_if("receiving_cores", receiving);
+            notes(&figures).join("")
+        };
+        assert_eq!(notes_of(Some(0.75)), "", "a core each, and neither is full");
+        assert!(notes_of(Some(0.99)).starts_with("of the load what receives saturates"));
+        assert!(notes_of(Some(0.51)).starts_with("of the load what pushes saturates"));
+        assert_eq!(
+            notes_of(None),
+            "",
+            "several that do the same share two cores"
+        );
     }
 }

@@ -40,7 +40,12 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     if !(options.rate > 0.0 && options.rate.is_finite()) {
         bail!("needed: --rate above 0");
     }
-    let (places, apart) = options.crew.places(&launch.program)?;
+    let (stage, apart) = options.crew.stage(setup, launch, 1)?;
+    if apart.as_ref().is_some_and(|place| !place.own) {
+        bail!(
+            "--load-processes 2 is refused; allowed: 1, or three CPUs: what pushes never sleeps, and would be in the way of what receives"
+        );
+    }
     let plan = Plan {
         audience: Audience::of(setup.connections, 1),
         payload: setup.payload,
@@ -51,6 +56,5 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let mut settings = setup.settings();
     settings.insert("load_processes".into(), options.crew.load_processes.into());
     settings.insert("rate".into(), options.rate.into());
-    let stage = setup.stage(launch, 1)?.at(places);
     setup.contest("latency", stage, settings, |peer| load::run(peer, &plan))
 }

@@ -82,6 +82,8 @@ pub struct Report {
     pub machine: Machine,
     /// What the gateways are.
     pub about: String,
+    /// Shards of each.
+    pub shards: u32,
     /// One for each way.
     pub ways: Vec<Costs>,
 }
@@ -148,6 +150,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
         rounds: options.rounds,
         machine: Machine::here(),
         about: gateways[0].about(),
+        shards: options.subject.shards,
         ways,
     })
 }
@@ -255,9 +258,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "mesh: {} connections, {} gateways, {} B, {} in flight; medians of {} rounds, load {:.1}; {}",
+            "mesh: {} connections, {} gateways of {} shards, {} B, {} in flight; medians of {} rounds, load {:.1}; {}",
             self.connections,
             self.gateways,
+            self.shards,
             self.payload,
             self.window,
             self.rounds,

@@ -68,7 +68,7 @@ impl Default for Options {
 pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     let setup = &options.setup;
     setup.check()?;
-    let (places, apart) = options.crew.places(&launch.program)?;
+    let (stage, apart) = options.crew.stage(setup, launch, 1)?;
     let plan = Plan {
         audience: Audience::of(setup.connections, 1),
         payload: setup.payload,
@@ -85,12 +85,11 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
     if let (Some(grpc), Some(ws)) = (options.gateway, options.ws) {
         let audience = plan.audience.clone();
         let peer = Ringway::running([ws, grpc], options.admin, options.pid, audience);
-        cpu::pin(&places.load)?;
+        cpu::pin(&stage.places.load)?;
         let samples = (0..setup.rounds).map(|_| load::run(&peer, &plan));
         let samples = samples.collect::<Result<_, _>>()?;
         let sides = vec![("ringway".into(), samples)];
         return Ok(Findings::of("unicast", settings, sides));
     }
-    let stage = setup.stage(launch, 1)?.at(places);
     setup.contest("unicast", stage, settings, |peer| load::run(peer, &plan))
 }

@@ -46,11 +46,10 @@ pub fn run(options: &Options, launch: &Launch) -> Result<Findings> {
     let setup = &options.setup;
     setup.check()?;
     ensure!(setup.against.is_empty(), "upstream knows no --against");
-    let (places, apart) = options.crew.places(&launch.program)?;
+    let (stage, apart) = options.crew.stage(setup, launch, 1)?;
     let mut settings = setup.settings();
     settings.insert("window".into(), options.window.into());
     settings.insert("load_processes".into(), options.crew.load_processes.into());
-    let stage = setup.stage(launch, 1)?.at(places);
     setup.contest("upstream", stage, settings, |peer| {
         measure(options, apart.as_ref(), peer)
     })
@@ -90,10 +89,7 @@ fn measure(options: &Options, apart: Option<&Place>, peer: &dyn Peer) -> Result<
             window: options.window.max(BURST),
             sent: 0,
         };
-        tokio::select! {
-            spoken = speakers.speak(options.seconds, apart, peer) => spoken,
-            failed = failed => Err(failed?),
-        }
+        receive::unless(failed, speakers.speak(options.seconds, apart, peer)).await
     })?;
     Ok(Sample {
         about: peer.about(),
@@ -127,7 +123,7 @@ impl Speakers {
         self.say(|_| Instant::now() >= end).await?;
         let after = Usage::now(peer, &self.receiving)?;
         let taken = self.receiving.taken().await?;
-        let mut figures = before.figures(&after, apart)?;
+        let mut figures = before.figures(&after, apart);
         figures.set_latency(&Latency::of(&taken.nanos));
         Ok((figures, taken.faults(self.sent)))
     }

@@ -88,6 +88,7 @@ fn what_cannot_work_is_refused_before_anything_is_started() {
         "multicast --connections 10 --members 11",
         "latency --rate 0",
         "upstream --against tonic",
+        "unicast --load-processes 2 --against tonic,nats",
         "report --only nonsense",
     ] {
         let output = Command::new(PROGRAM).args(arguments.split(' ')).output();

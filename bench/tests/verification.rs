@@ -15,12 +15,14 @@ use futures_util::future::LocalBoxFuture;
 use gateway_bench::{
     load::{self, Flow, Plan, Until},
     peers::{Audience, Door, Peer, Pusher},
-    receive::Place,
+    receive::{Place, Receiving, Task},
     verify::{Faults, Wrong},
 };
 
 const USERS: usize = 3;
 const MESSAGES: u64 = 300;
+/// Those that are pushed, with the warm-up: each user's first two.
+const PUSHED: u64 = MESSAGES + 2 * USERS as u64;
 /// Which of them goes wrong.
 const VICTIM: u64 = 100;
 
@@ -48,10 +50,17 @@ fn a_message_twice_is_seen() {
 
 #[test]
 fn a_lost_message_ends_the_run_as_wrong() {
-    for found in found_of(|_, second| vec![second]) {
+    let lose: Crime = |_, second| vec![second];
+    // With nothing behind it, too: then nothing that comes shows that it has not.
+    let lose_the_last: Crime = |first, _| vec![first];
+    for found in [lose, lose_the_last]
+        .into_iter()
+        .zip([VICTIM, PUSHED - 2])
+        .flat_map(|(crime, victim)| found_by(&|| Crook::start(crime, victim)))
+    {
         let error = found.unwrap_err();
         assert!(error.is::<Wrong>(), "{error:#}");
-        assert!(error.to_string().contains("missing: 1"), "{error:#}");
+        assert!(error.to_string().contains("missing: 1,"), "{error:#}");
     }
 }
 
@@ -60,7 +69,7 @@ fn swapped_messages_end_the_run_as_wrong() {
     for found in found_of(|first, second| vec![second, first]) {
         let error = found.unwrap_err();
         assert!(error.is::<Wrong>(), "{error:#}");
-        assert!(error.to_string().contains("late: 1"), "{error:#}");
+        assert!(error.to_string().contains("late: 1,"), "{error:#}");
     }
 }
 
@@ -73,17 +82,51 @@ fn a_wrong_byte_ends_the_run_as_wrong() {
     for found in found_of(damage) {
         let error = found.unwrap_err();
         assert!(error.is::<Wrong>(), "{error:#}");
-        assert!(error.to_string().contains("damaged: 1"), "{error:#}");
+        assert!(error.to_string().contains("damaged: 1,"), "{error:#}");
     }
 }
 
-/// What is found by those who receive on the thread that pushes, and by those in a process of their own.
-fn found_of(crime: Crime) -> [anyhow::Result<Faults>; 2] {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_ringway-bench"));
-    let apart = Place {
-        program,
-        cpus: Vec::new(),
+#[test]
+fn a_client_that_is_closed_ends_the_run_with_the_reason() {
+    // A Close instead of a message: 4000, "bye".
+    for found in found_by(&|| Crook {
+        close: true,
+        ..Crook::start(|first, _| vec![first], VICTIM)
+    }) {
+        let error = found.unwrap_err();
+        assert!(error.to_string().contains("bye"), "{error:#}");
+    }
+}
+
+#[test]
+fn a_process_that_cannot_connect_says_why() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let task = Task::Clients {
+        doors: vec![Door::of("user-0", address)],
+        members: 1,
+        payload: 64,
     };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let place = apart();
+    let refused = runtime.block_on(Receiving::apart(&place, &task));
+    let Err(error) = refused else {
+        panic!("nobody listens at {address}");
+    };
+    assert!(error.to_string().contains("refused"), "{error:#}");
+}
+
+/// What is found of a peer that does so to a message and the next one.
+fn found_of(crime: Crime) -> [anyhow::Result<Faults>; 2] {
+    found_by(&|| Crook::start(crime, VICTIM))
+}
+
+/// What is found by those who receive on the thread that pushes, and by those in a process of their own.
+fn found_by(crook: &(dyn Fn() -> Crook + Sync)) -> [anyhow::Result<Faults>; 2] {
     let find = |apart| {
         let plan = Plan {
             audience: Audience::of(USERS, 1),
@@ -92,13 +135,21 @@ fn found_of(crime: Crime) -> [anyhow::Result<Faults>; 2] {
             until: Until::Messages(MESSAGES),
             apart,
         };
-        Ok(load::run(&Crook::start(crime), &plan)?.faults)
+        Ok(load::run(&crook(), &plan)?.faults)
     };
-    // At a time: either waits for what is lost.
+    // At the same time: either waits for what is lost.
     thread::scope(|scope| {
-        let both = [None, Some(apart)].map(|apart| scope.spawn(|| find(apart)));
+        let both = [None, Some(apart())].map(|apart| scope.spawn(|| find(apart)));
         both.map(|found| found.join().unwrap())
     })
+}
+
+fn apart() -> Place {
+    Place {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_ringway-bench")),
+        cpus: Vec::new(),
+        own: false,
+    }
 }
 
 /// A server in this process whose pusher writes to the clients' sockets itself.
@@ -106,10 +157,13 @@ struct Crook {
     address: SocketAddr,
     sockets: Arc<Mutex<Vec<TcpStream>>>,
     crime: Crime,
+    victim: u64,
+    /// The victim is no message, but a Close.
+    close: bool,
 }
 
 impl Crook {
-    fn start(crime: Crime) -> Self {
+    fn start(crime: Crime, victim: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let sockets = Arc::new(Mutex::new(Vec::new()));
@@ -134,6 +188,8 @@ impl Crook {
             address,
             sockets,
             crime,
+            victim,
+            close: false,
         }
     }
 }
@@ -160,6 +216,8 @@ impl Peer for Crook {
             let hands: Box<dyn Pusher> = Box::new(Hands {
                 sockets: Arc::clone(&self.sockets),
                 crime: self.crime,
+                victim: self.victim,
+                close: self.close,
                 pushed: 0,
                 held: None,
             });
@@ -176,6 +234,8 @@ impl Peer for Crook {
 struct Hands {
     sockets: Arc<Mutex<Vec<TcpStream>>>,
     crime: Crime,
+    victim: u64,
+    close: bool,
     pushed: u64,
     held: Option<Vec<u8>>,
 }
@@ -183,9 +243,15 @@ struct Hands {
 impl Pusher for Hands {
     fn push(&mut self, target: usize, payload: Vec<u8>) -> bool {
         self.pushed += 1;
+        if self.close && self.pushed == self.victim {
+            let close = [&[0x88, 5, 0x0f, 0xa0][..], b"bye"].concat();
+            let socket = &mut self.sockets.lock().unwrap()[target];
+            socket.write_all(&close).unwrap();
+            return true;
+        }
         let messages = match (self.pushed, self.held.take()) {
             (_, Some(held)) => (self.crime)(held, payload),
-            (pushed, None) if pushed == VICTIM + 1 => {
+            (pushed, None) if pushed == self.victim + 1 => {
                 self.held = Some(payload);
                 return true;
             }

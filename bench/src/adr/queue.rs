@@ -47,6 +47,7 @@ pub struct Consumer {
 /// A Redis server and a consumer, both processes of their own; they end when this is dropped.
 pub(super) struct Queue {
     address: SocketAddr,
+    /// The consumer, then Redis: in this order they are ended.
     processes: [Process; 2],
 }
 
@@ -81,7 +82,7 @@ impl Queue {
         consumer.says(READY)?;
         Ok(Self {
             address,
-            processes: [redis, consumer],
+            processes: [consumer, redis],
         })
     }
 

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Options, Sample, Samples, Way};
 use crate::{
@@ -83,6 +84,8 @@ impl Report {
             ("payload".into(), options.payload.into()),
             ("messages".into(), options.messages.into()),
             ("rounds".into(), options.rounds.into()),
+            ("in_flight".into(), in_words(&options.in_flight)),
+            ("ways".into(), in_words(&options.ways)),
         ]);
         let rest = |flight| {
             let mut all = samples.iter();
@@ -153,8 +156,23 @@ impl fmt::Display for Report {
                 }
             }
         }
-        write!(f, "\n{machine}, load average {:.1}", machine.load_average)
+        for side in &self.0.sides {
+            for note in &side.notes {
+                write!(f, "\n  note: {}: {note}", side.name)?;
+            }
+        }
+        let about = self.0.sides.first().map_or("", |side| &side.about);
+        write!(
+            f,
+            "\n{about}; {machine}, load average {:.1}",
+            machine.load_average
+        )
     }
+}
+
+fn in_words(all: &[impl fmt::Display]) -> Value {
+    let words: Vec<_> = all.iter().map(ToString::to_string).collect();
+    words.join(",").into()
 }
 
 #[cfg(test)]
@@ -213,5 +231,9 @@ mod tests {
         assert_eq!(stream.get("server_cores"), Some(0.008));
         let table = report.to_string();
         assert!(table.contains("8000       8.00      18943"), "{table}");
+        // What `report` reads.
+        let json = serde_json::to_string(&report).unwrap();
+        let findings: Findings = serde_json::from_str(&json).unwrap();
+        assert_eq!(findings.sides.len(), 2);
     }
 }

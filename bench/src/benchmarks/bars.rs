@@ -87,13 +87,13 @@ const GREY: RGBColor = RGBColor(90, 90, 90);
 /// The same for a name in every chart; told apart by the colour-blind, too.
 pub(super) fn color(name: &str) -> RGBColor {
     match name {
-        "ringway" | "stream" | "client" => RGBColor(0, 114, 178),
-        name if name.starts_with("tonic") => RGBColor(230, 159, 0),
-        "limit" => RGBColor(150, 150, 150),
+        "ringway" | "stream" => RGBColor(0, 114, 178),
+        "tonic" | "rest" => RGBColor(230, 159, 0),
+        "limit" | "queue" => RGBColor(150, 150, 150),
         "limit-joined" => RGBColor(200, 200, 200),
         "nchan" | "ringway-plain" => RGBColor(0, 158, 115),
-        "nats" => RGBColor(204, 121, 167),
-        "pushpin" => RGBColor(213, 94, 0),
+        "nats" | "unary" => RGBColor(204, 121, 167),
+        "pushpin" | "rest-close" => RGBColor(213, 94, 0),
         _ => RGBColor(86, 180, 233),
     }
 }

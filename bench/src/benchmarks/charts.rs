@@ -195,3 +195,39 @@ fn throughput(results: &Results) -> Lines {
         lines,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        benchmarks::Kept,
+        figures::{Figures, Findings, Sample},
+        verify::Faults,
+    };
+
+    #[test]
+    fn ways_to_push_are_grouped_by_how_many_are_in_flight() {
+        let mut figures = Figures::default();
+        figures.set("messages_per_second", 1_000.0);
+        let sample = Sample {
+            about: String::new(),
+            figures,
+            faults: Faults::default(),
+        };
+        let sides = vec![("stream (10)".to_owned(), vec![sample])];
+        let kept = Kept {
+            command: "adr".to_owned(),
+            findings: Findings::of("adr", BTreeMap::new(), sides),
+        };
+        let results = Results::from([("adr-10".to_owned(), kept)]);
+        let group = (
+            "10 in flight".to_owned(),
+            vec![("stream".to_owned(), 1_000.0)],
+        );
+        assert_eq!(adr(&results).groups, [group]);
+        let charts = all(&results).unwrap();
+        assert!(charts.iter().any(|(file, _)| *file == "adr.svg"));
+    }
+}

@@ -64,7 +64,7 @@ const DATA: &str = "results.json";
 pub fn run(options: &Options, program: &Path) -> anyhow::Result<()> {
     if options.list {
         for section in sections::all() {
-            println!("{:<18} {}", section.name, section.arguments);
+            println!("{:<22} {}", section.name, section.arguments);
         }
         return Ok(());
     }

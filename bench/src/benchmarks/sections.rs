@@ -77,7 +77,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "reconnect-storm",
-        arguments: "reconnect-storm --connections 100000",
+        arguments: "reconnect-storm --connections 100000 --rounds 3",
     },
     Section {
         name: "crossing",
@@ -97,15 +97,15 @@ pub const ON_DEMAND: &[Section] = &[
     },
     Section {
         name: "adr-natural",
-        arguments: "adr --in-flight natural --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
+        arguments: "adr --messages 10000 --in-flight natural --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
     },
     Section {
         name: "adr-10",
-        arguments: "adr --in-flight 10 --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
+        arguments: "adr --messages 10000 --in-flight 10 --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
     },
     Section {
         name: "adr-60",
-        arguments: "adr --in-flight 60 --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
+        arguments: "adr --messages 10000 --in-flight 60 --rounds 5 --ways rest,rest-close,unary,stream,client,queue",
     },
 ];
 
@@ -115,7 +115,7 @@ pub fn all() -> impl Iterator<Item = &'static Section> {
 }
 
 impl Section {
-    /// The same in small: a few hundred connections, a second at most, once.
+    /// The same in small: a few hundred connections, a second or some thousand messages, once.
     #[must_use]
     pub fn quick(&self) -> String {
         let mut words = self.arguments.split(' ');
@@ -126,7 +126,7 @@ impl Section {
                 "--connections" => 200,
                 "--members" => 20,
                 "--seconds" | "--rounds" | "--batches" => 1,
-                "--rate" => 2_000,
+                "--rate" | "--messages" => 2_000,
                 _ => continue,
             };
             let value = words.next().and_then(|value| value.parse::<u32>().ok());

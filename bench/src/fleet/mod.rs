@@ -68,6 +68,8 @@ pub struct Report {
     pub machine: Machine,
     /// What the gateways are.
     pub about: String,
+    /// Shards of each.
+    pub shards: u32,
     /// For each rate the mesh, then REST.
     pub sides: Vec<Side>,
 }
@@ -139,6 +141,7 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
         payload: options.payload,
         machine: Machine::here(),
         about: gateways[0].about(),
+        shards: options.subject.shards,
         sides,
     })
 }
@@ -273,8 +276,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "fleet: {} gateways, {} B, a process each; {}",
-            self.gateways, self.payload, self.about
+            "fleet: {} gateways of {} shards, {} B, a process each; {}",
+            self.gateways, self.shards, self.payload, self.about
         )?;
         write!(
             f,

@@ -76,7 +76,7 @@ async fn reader(options: &Options, launch: &Launch, load: &[usize]) -> anyhow::R
             let dropped = Metrics::read(admin)?.sum("ringway_drops_total", &[]);
             Ok((dropped as u64, "messages dropped for the one"))
         }),
-        _gateways: Rc::new(vec![gateway]),
+        gateways: Rc::new(vec![gateway]),
     })
 }
 
@@ -104,7 +104,7 @@ async fn gateway(options: &Options, launch: &Launch, load: &[usize]) -> anyhow::
             signalled[0].signal(if trouble { Signal::STOP } else { Signal::CONT })
         }),
         evidence: Box::new(move || Ok((its.received(), "messages to a user of the one"))),
-        _gateways: gateways,
+        gateways,
     })
 }
 
@@ -129,7 +129,7 @@ async fn service(options: &Options, launch: &Launch, load: &[usize]) -> anyhow::
         }),
         // The flood is what arrives: its client waits when the gateway gives no credit.
         evidence: Box::new(move || Ok((crowd.received(), "messages of the flood arrived"))),
-        _gateways: Rc::new(vec![gateway]),
+        gateways: Rc::new(vec![gateway]),
     })
 }
 
@@ -162,7 +162,7 @@ async fn topic(options: &Options, launch: &Launch, load: &[usize]) -> anyhow::Re
             Ok(())
         }),
         evidence: Box::new(move || Ok((crowd.received(), "messages of the topic arrived"))),
-        _gateways: Rc::new(vec![gateway]),
+        gateways: Rc::new(vec![gateway]),
     })
 }
 

@@ -86,6 +86,8 @@ pub struct Case {
     pub case: Which,
     /// What it is, for people.
     pub about: String,
+    /// What the gateways are.
+    pub gateways: String,
     /// Messages a second to the witnesses that were asked for.
     pub rate: f64,
     /// In the order in which they were measured.
@@ -132,7 +134,7 @@ struct Stage {
     /// What shows that there is trouble: a count that grows, and of what.
     evidence: Box<dyn Fn() -> anyhow::Result<(u64, &'static str)>>,
     /// Killed when all is over.
-    _gateways: Rc<Vec<Gateway>>,
+    gateways: Rc<Vec<Gateway>>,
 }
 
 /// Runs the cases, on gateways that are started by `launch`.
@@ -210,6 +212,7 @@ async fn measure(which: Which, options: &Options, mut stage: Stage) -> anyhow::R
     Ok(Case {
         case: which,
         about: stage.about.to_owned(),
+        gateways: stage.gateways[0].about(),
         rate: stage.rate,
         windows,
         before,
@@ -250,7 +253,13 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "hol: {} ({:.0} messages/s)", self.about, self.rate)?;
+        let Self {
+            about,
+            gateways,
+            rate,
+            ..
+        } = self;
+        writeln!(f, "hol: {about} ({rate:.0} messages/s); {gateways}")?;
         writeln!(
             f,
             "  {:<8} {:>10} {:>10} {:>10} {:>10} {:>9} {:>5}",

@@ -120,9 +120,10 @@ impl Hand {
 
     /// Ends it: what has arrived, and what went wrong.
     pub(super) async fn finish(mut self) -> Result<(Taken, Faults)> {
+        // What comes meanwhile was not to come.
+        self.pusher.finish().await?;
         let taken = self.receiving.taken().await?;
         let faults = taken.faults(self.awaited);
-        self.pusher.finish().await?;
         Ok((taken, faults))
     }
 

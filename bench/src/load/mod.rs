@@ -2,21 +2,22 @@
 //! how the peer is doing. One thread pushes and receives, unless those who receive have a process of their own.
 
 use std::{
-    path::Path,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
-use tokio::task::LocalSet;
+use anyhow::{Result, bail};
+use tokio::task::{LocalSet, spawn_local};
 
 use crate::{
     clients::Clients,
     cpu::{self, Places},
     figures::{Figures, Sample},
-    peers::{Audience, Counters, Door, Peer, Pusher, plain},
+    gateway::Launch,
+    peers::{Audience, Peer, Pusher, Stage, plain},
     receive::{self, Intake, Place, Receiving, Task},
     report::Latency,
+    setup::Setup,
     verify::{Faults, Ledger},
 };
 
@@ -75,7 +76,6 @@ pub(crate) struct Usage {
     load: Duration,
     /// Of the load's second process.
     receiving: Option<Duration>,
-    counters: Counters,
     delivered: u64,
 }
 
@@ -86,19 +86,35 @@ impl Default for Crew {
 }
 
 impl Crew {
-    /// Who runs where, and where those run who receive, if they have a process of their own. `program` is `ringway-bench`.
+    /// What peers are started for, see [`Setup::stage`], and where those run who receive, if they have a process of their own.
     ///
     /// # Errors
-    /// What the kernel says of our CPUs.
-    pub fn places(self, program: &Path) -> Result<(Places, Option<Place>)> {
-        let mut places = Places::with(self.load_processes.into())?;
+    /// A peer that only one process of load can listen to; what the kernel says of our CPUs.
+    pub fn stage(
+        self,
+        setup: &Setup,
+        launch: &Launch,
+        members: usize,
+    ) -> Result<(Stage, Option<Place>)> {
+        let stage = setup.stage(launch, members)?;
         if self.load_processes == 1 {
-            return Ok((places, None));
+            return Ok((stage, None));
         }
-        let (program, cpus) = (program.to_owned(), vec![places.load[0]]);
+        if let Some(kind) = setup.against.iter().find(|kind| kind.has_envelope()) {
+            bail!(
+                "--load-processes 2 --against {} is refused: its clients do not get plain messages; allowed: 1",
+                kind.name()
+            );
+        }
+        let mut places = Places::with(self.load_processes.into())?;
+        let place = Place {
+            program: launch.program.clone(),
+            cpus: vec![places.load[0]],
+            own: places.load.len() > 1,
+        };
         // Those who push have the other one, if there is another one.
         places.load.drain(..places.load.len() - 1);
-        Ok((places, Some(Place { program, cpus })))
+        Ok((stage.at(places), Some(place)))
     }
 }
 
@@ -131,23 +147,24 @@ pub fn through(
                 let clients = Clients::enter(doors)?;
                 let intake = Rc::new(Intake::new(checker)?);
                 let opener = peer.envelope().unwrap_or_else(plain);
-                let receiving = receive::from_clients(Rc::clone(&intake), clients, opener);
-                let failed = tokio::task::spawn_local(receiving);
-                (Receiving::here(&intake), failed)
+                let taking = receive::from_clients(Rc::clone(&intake), clients, opener);
+                (Receiving::here(&intake), spawn_local(taking))
             }
             Some(place) => {
-                let (receiving, following) = apart(peer, plan, place, doors.collect()).await?;
-                (receiving, tokio::task::spawn_local(following))
+                let task = Task::Clients {
+                    doors: doors.collect(),
+                    members: plan.audience.members,
+                    payload: plan.payload,
+                };
+                let (receiving, following) = Receiving::apart(place, &task).await?;
+                (receiving, spawn_local(following))
             }
         };
-        let measured = async {
+        receive::unless(failed, async {
             let hand = Hand::new(peer, plan, pusher().await?, issuer, receiving);
             measure(hand, peer, plan).await
-        };
-        tokio::select! {
-            measured = measured => measured,
-            failed = failed => Err(failed?),
-        }
+        })
+        .await
     })?;
     Ok(Sample {
         about: peer.about(),
@@ -156,28 +173,11 @@ pub fn through(
     })
 }
 
-async fn apart(
-    peer: &dyn Peer,
-    plan: &Plan,
-    place: &Place,
-    doors: Vec<Door>,
-) -> Result<(Receiving, impl Future<Output = anyhow::Error> + use<>)> {
-    ensure!(
-        peer.envelope().is_none(),
-        "{} puts messages into an envelope of its own: it knows no second process of load",
-        peer.about()
-    );
-    let task = Task::Clients {
-        doors,
-        members: plan.audience.members,
-        payload: plan.payload,
-    };
-    Receiving::apart(place, &task).await
-}
-
 async fn measure(mut hand: Hand, peer: &dyn Peer, plan: &Plan) -> Result<(Figures, Faults)> {
     hand.warm_up().await?;
     hand.receiving.begin().await?;
+    // To ask costs the server time, which is none of a message's.
+    let counted = peer.counters()?;
     let before = Usage::now(peer, &hand.receiving)?;
     match plan.flow {
         Flow::Window(_) => hand.in_window(before.at, plan.until).await?,
@@ -186,8 +186,11 @@ async fn measure(mut hand: Hand, peer: &dyn Peer, plan: &Plan) -> Result<(Figure
     let pushing = before.at.elapsed();
     hand.all_arrived().await?;
     let after = Usage::now(peer, &hand.receiving)?;
+    let counted = peer.counters()?.since(&counted);
     let (taken, faults) = hand.finish().await?;
-    let mut figures = before.figures(&after, plan.apart.as_ref())?;
+    let mut figures = before.figures(&after, plan.apart.as_ref());
+    figures.set_if("messages_per_send", counted.messages_per_send());
+    figures.set_if("crossings", counted.crossings);
     figures.set("pushing_seconds", pushing.as_secs_f64());
     if let Flow::Rate(_) = plan.flow {
         // It never sleeps: what it uses says nothing.
@@ -211,7 +214,6 @@ impl Usage {
                 .transpose()?,
             load: cpu::time(std::process::id())?,
             receiving: receiving.pid().map(cpu::time).transpose()?,
-            counters: peer.counters()?,
             delivered: receiving.delivered(),
         })
     }
@@ -222,15 +224,9 @@ impl Usage {
     }
 
     /// What has been used from this on, with those who receive on this thread or `apart`.
-    ///
-    /// # Errors
-    /// What the kernel says of our CPUs.
-    pub(crate) fn figures(&self, after: &Self, apart: Option<&Place>) -> Result<Figures> {
+    pub(crate) fn figures(&self, after: &Self, apart: Option<&Place>) -> Figures {
         let seconds = (after.at - self.at).as_secs_f64();
         let messages = (after.delivered - self.delivered) as f64;
-        let grown = |figure: fn(&Counters) -> Option<f64>| {
-            Some(figure(&after.counters)? - figure(&self.counters)?)
-        };
         let mut figures = Figures::default();
         figures.set("messages", messages);
         figures.set("seconds", seconds);
@@ -245,15 +241,11 @@ impl Usage {
             load += after - before;
             let receiving = (after - before).as_secs_f64();
             figures.set("receiving_cores", receiving / seconds);
-            if place.is_elsewhere()? {
+            if place.own {
                 figures.set("load_cpus", 2.0);
             }
         }
         figures.set("load_cores", load.as_secs_f64() / seconds);
-        let (sent, sends) = (grown(|all| all.messages), grown(|all| all.sends));
-        let joined = sent.zip(sends).map(|(sent, sends)| sent / sends.max(1.0));
-        figures.set_if("messages_per_send", joined);
-        figures.set_if("crossings", grown(|all| all.crossings));
-        Ok(figures)
+        figures
     }
 }

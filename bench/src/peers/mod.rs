@@ -170,6 +170,25 @@ pub struct Counters {
     pub crossings: Option<f64>,
 }
 
+impl Counters {
+    /// What it has counted since it had counted `before`.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        let grown = |now: Option<f64>, before: Option<f64>| Some(now? - before?);
+        Self {
+            messages: grown(self.messages, before.messages),
+            sends: grown(self.sends, before.sends),
+            crossings: grown(self.crossings, before.crossings),
+        }
+    }
+
+    /// How many messages there are in a send.
+    #[must_use]
+    pub fn messages_per_send(&self) -> Option<f64> {
+        Some(self.messages? / self.sends?.max(1.0))
+    }
+}
+
 /// Whoever pushes: the load's side of a peer.
 pub trait Pusher {
     /// Takes a message for `target`. Says whether there is room for another one; if not, [`flush`](Pusher::flush) first.
@@ -259,6 +278,12 @@ pub fn start(kind: Kind, stage: &Stage) -> anyhow::Result<Box<dyn Peer>> {
 }
 
 impl Kind {
+    /// Whether its clients get messages in an envelope of its own, see [`Peer::envelope`].
+    #[must_use]
+    pub fn has_envelope(self) -> bool {
+        matches!(self, Self::Nats | Self::Pushpin)
+    }
+
     /// As on the command line.
     #[must_use]
     pub fn name(self) -> String {

@@ -10,6 +10,7 @@ use std::{
     },
     process::{Child, Command, Stdio},
     rc::Rc,
+    time::Duration,
 };
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -20,15 +21,19 @@ use tokio::{
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
     sync::mpsc,
     task::{LocalSet, spawn_local},
+    time::timeout,
 };
 
-use super::{Intake, Place, Progress, Receiving, Side, Taken, as_service, from_clients};
+use super::{Intake, PATIENCE, Place, Progress, Receiving, Side, Taken, as_service, from_clients};
 use crate::{
     clients::Clients,
     peers::{Door, plain},
     process,
     verify::{Faults, Ledger},
 };
+
+/// All connect within this time.
+const CONNECTED: Duration = Duration::from_secs(60);
 
 /// What the process receives; payloads have `payload` bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,8 +74,6 @@ enum Word {
     Ready,
     /// So many good messages have come.
     Delivered(u64),
-    /// Times are forgotten.
-    Begun,
     /// What has arrived.
     Taken {
         delivered: u64,
@@ -116,7 +119,8 @@ impl Receiving {
         drop(command);
         send(&mut apart.orders, task).await?;
         let mut words = BufReader::new(words).lines();
-        match hear(&mut words).await? {
+        let ready = timeout(CONNECTED, hear(&mut words)).await;
+        match ready.context("the receiving process does not connect")?? {
             Some(Word::Ready) => {}
             Some(Word::Failed(why)) => bail!("the receiving process: {why}"),
             other => bail!("the receiving process says {other:?}"),
@@ -134,14 +138,14 @@ impl Apart {
     }
 
     pub(super) async fn begin(&mut self) -> Result<()> {
-        match self.ask(Order::Begin).await? {
-            Word::Begun => Ok(()),
-            other => bail!("the receiving process says {other:?}"),
-        }
+        send(&mut self.orders, &Order::Begin).await
     }
 
     pub(super) async fn taken(&mut self) -> Result<Taken> {
-        match self.ask(Order::Tell).await? {
+        send(&mut self.orders, &Order::Tell).await?;
+        let answer = timeout(PATIENCE, self.answers.recv()).await;
+        let answer = answer.context("the receiving process does not answer")?;
+        match answer.context("the receiving process is gone")? {
             Word::Taken {
                 delivered,
                 faults,
@@ -153,12 +157,6 @@ impl Apart {
             }),
             other => bail!("the receiving process says {other:?}"),
         }
-    }
-
-    async fn ask(&mut self, order: Order) -> Result<Word> {
-        send(&mut self.orders, &order).await?;
-        let answer = self.answers.recv().await;
-        answer.context("the receiving process is gone")
     }
 }
 
@@ -229,10 +227,7 @@ async fn work(
             failed = &mut receiving => return Err(failed?),
             order = hear(orders) => match order? {
                 None => return Ok(()),
-                Some(Order::Begin) => {
-                    intake.nanos.borrow_mut().clear();
-                    send(words, &Word::Begun).await?;
-                }
+                Some(Order::Begin) => intake.nanos.borrow_mut().clear(),
                 Some(Order::Tell) => send(words, &Word::of(&intake.taken())).await?,
             },
             () = intake.progress.more.notified() => {

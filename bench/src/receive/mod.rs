@@ -8,17 +8,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use hdrhistogram::Histogram;
 use tokio::{
     sync::Notify,
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
-use crate::{
-    cpu,
-    verify::{Checker, Faults, Wrong},
-};
+use crate::verify::{Checker, Faults, Wrong};
 
 mod apart;
 mod clients;
@@ -75,16 +73,23 @@ pub struct Place {
     pub program: PathBuf,
     /// Its CPUs.
     pub cpus: Vec<usize>,
+    /// Whoever pushes has others.
+    pub own: bool,
 }
 
-impl Place {
-    /// Whether it has CPUs that this thread has not.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn is_elsewhere(&self) -> Result<bool> {
-        let ours = cpu::allowed()?;
-        Ok(self.cpus.iter().any(|cpu| !ours.contains(cpu)))
+/// Does `work`, unless the receiving side has `failed` before.
+///
+/// # Errors
+/// What either says.
+pub async fn unless<T>(
+    failed: JoinHandle<Error>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        // It knows why, when the other one only sees that nothing comes.
+        biased;
+        failed = failed => Err(failed?),
+        done = work => done,
     }
 }
 
@@ -109,7 +114,7 @@ impl Intake {
         })
     }
 
-    /// A message that has come to `user` at `now`. Whoever waits is told with [`Intake::tell`].
+    /// A message to `user`, or from it, that has come at `now`. Whoever waits is told with [`Intake::tell`].
     pub fn take(&self, user: usize, text: bool, payload: &[u8], now: u64) {
         if let Some(sent) = self.checker.borrow_mut().check(user, text, payload) {
             let nanos = now.saturating_sub(sent);

@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    thread,
+    slice, thread,
     time::{Duration, Instant},
 };
 
@@ -120,7 +120,7 @@ pub struct Muster {
 }
 
 impl Throng {
-    /// Starts the processes on `cpus`; `program` is `ringway-bench`. Nobody connects yet.
+    /// Starts the processes on `cpus`, by turns; `program` is `ringway-bench`. Nobody connects yet.
     ///
     /// # Errors
     /// They cannot be started.
@@ -150,7 +150,12 @@ impl Throng {
                 parallel: muster.parallel.div_ceil(needed),
                 answer: muster.answer,
             };
-            companies.push(Company::start(program, cpus, &options)?);
+            let cpu = cpus.get(at % cpus.len().max(1));
+            companies.push(Company::start(
+                program,
+                cpu.map_or(&[], slice::from_ref),
+                &options,
+            )?);
         }
         Ok(Self {
             companies,

@@ -92,6 +92,8 @@ pub enum Cause {
     Clients,
     /// Deadlines that were due together.
     Timers,
+    /// What earlier ticks had left to be sent.
+    Sends,
     /// None of these: look at the phases.
     Unknown,
 }
@@ -107,6 +109,7 @@ impl Cause {
             Self::Lane => "lane",
             Self::Clients => "clients",
             Self::Timers => "timers",
+            Self::Sends => "sends",
             Self::Unknown => "unknown",
         }
     }
@@ -120,6 +123,7 @@ const CAUSES: &[&str] = &[
     "lane",
     "clients",
     "timers",
+    "sends",
     "unknown",
 ];
 

@@ -100,6 +100,8 @@ struct Books {
     delay_at: u64,
     slow_ticks: u64,
     unresolved: Option<Unresolved>,
+    /// Sends there had been when this tick began.
+    sends: u64,
 }
 
 /// However few the ticks, details are taken this often.
@@ -153,6 +155,7 @@ impl Timesheet {
                 delay_at: 0,
                 slow_ticks: 0,
                 unresolved: None,
+                sends: 0,
             }),
             tally: Tally::default(),
             busiest: RefCell::new(Busiest::default()),
@@ -192,6 +195,7 @@ impl Timesheet {
         self.metrics.time.phases[rest as usize].add(rested);
         (books.began, books.seam, books.seam_since) = (now, Seam::Read, now);
         books.tick = [0; Seam::COUNT];
+        books.sends = self.metrics.sends.get();
         self.tally.reset();
         if now >= books.delay_at + nanos(DELAY_AGE) {
             (books.delay, books.delay_at) = (self.run_delay(), now);
@@ -387,7 +391,8 @@ impl Timesheet {
         let delay = self.run_delay();
         let not_running = delay.saturating_sub(books.delay).min(took);
         (books.delay, books.delay_at) = (delay, now);
-        let suspect = self.tally.suspect(took, not_running);
+        let sends = self.metrics.sends.get() - books.sends;
+        let suspect = self.tally.suspect(took, not_running, sends);
         self.metrics.time.slow_ticks.count(suspect.cause().label());
         books.slow_ticks += 1;
         // If the one before could not be told yet, the longer one counts.

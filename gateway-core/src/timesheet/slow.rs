@@ -43,6 +43,8 @@ pub(super) enum Suspect {
     Clients(u64),
     /// So many deadlines.
     Timers(u64),
+    /// So many sends, mostly of what earlier ticks had taken.
+    Sends(u64),
     /// Nobody in particular.
     Nobody,
 }
@@ -108,9 +110,10 @@ impl Tally {
         self.clients.set(self.clients.get() + 1);
     }
 
-    /// Whose doing it was that the tick took so long. A command, a delivery, a read and a deadline count alike: each costs
-    /// about a microsecond or two, by its send if by nothing else.
-    pub(super) fn suspect(&self, took: u64, not_running: u64) -> Suspect {
+    /// Whose doing it was that the tick took so long. A command, a delivery, a deadline and a client that comes, sends or leaves
+    /// count alike: each costs some microseconds, by its send if by nothing else. Where there were more than twice as many
+    /// `sends`, they were of what had waited.
+    pub(super) fn suspect(&self, took: u64, not_running: u64, sends: u64) -> Suspect {
         if not_running * 2 >= took {
             return Suspect::Thief;
         }
@@ -131,8 +134,11 @@ impl Tally {
             Some((timers, Suspect::Timers(timers))),
         ];
         let most = all.into_iter().flatten().max_by_key(|(work, _)| *work);
-        most.filter(|(work, _)| *work > 0)
-            .map_or(Suspect::Nobody, |(_, suspect)| suspect)
+        match most {
+            Some((work, _)) if sends > 2 * work => Suspect::Sends(sends),
+            Some((work, suspect)) if work > 0 => suspect,
+            _ => Suspect::Nobody,
+        }
     }
 }
 
@@ -152,6 +158,7 @@ impl Suspect {
             Self::Lane(..) => Cause::Lane,
             Self::Clients(_) => Cause::Clients,
             Self::Timers(_) => Cause::Timers,
+            Self::Sends(_) => Cause::Sends,
             Self::Nobody => Cause::Unknown,
         }
     }
@@ -169,6 +176,7 @@ impl Suspect {
             Self::Lane(shard, commands) => format!("shard {shard}: {commands} commands"),
             Self::Clients(turns) => format!("clients: {turns} times one came, sent or left"),
             Self::Timers(due) => format!("{due} deadlines"),
+            Self::Sends(sends) => format!("{sends} sends of what had waited"),
             Self::Nobody => "nobody in particular".to_owned(),
         }
     }

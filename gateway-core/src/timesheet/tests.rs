@@ -169,6 +169,12 @@ fn a_slow_tick_names_whoever_brought_most() {
     assert_eq!(lane, (Cause::Lane, "shard 2: 300 commands".to_owned()));
     assert_eq!(slow(&|| sheet.client()).0, Cause::Clients);
     assert_eq!(slow(&|| sheet.timers(1)).0, Cause::Timers);
+    let waited = slow(&|| {
+        sheet.lane(2, 300);
+        sheet.metrics.sends.add(601);
+    });
+    let said = "601 sends of what had waited".to_owned();
+    assert_eq!(waited, (Cause::Sends, said));
     assert_eq!(slow(&|| ()).0, Cause::Unknown);
     // The same work, but the thread did not run for most of the time.
     let (cause, _) = slow(&|| {
@@ -177,7 +183,7 @@ fn a_slow_tick_names_whoever_brought_most() {
         hands.delay.set(hands.delay.get() + delay);
     });
     assert_eq!(cause, Cause::CpuTaken);
-    assert_eq!(sheet.metrics.time.slow_ticks.total(), 7);
+    assert_eq!(sheet.metrics.time.slow_ticks.total(), 8);
 }
 
 #[test]

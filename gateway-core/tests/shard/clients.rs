@@ -7,7 +7,10 @@ use crate::world::{
     logic::{pushing, receiving, to, to_user},
     talk_until_unread, user_of, world,
 };
-use gateway_core::config::Refuse;
+use gateway_core::{
+    config::Refuse,
+    timesheet::{Rest, Watch},
+};
 use gateway_proto::v1::{self, PayloadKind, Scope, logic_frame::Body as Down};
 
 fn dropped(world: &World, reason: &str) -> u64 {
@@ -393,4 +396,34 @@ fn binary_stays_binary_and_text_stays_text() {
     world.service(logic).push(push);
     world.settle();
     assert_eq!(world.client(client).frames, [(2, vec![0xff, 0])]);
+}
+
+/// A clock that stands still.
+struct Still(Duration);
+
+impl Watch for Still {
+    fn now(&self) -> Duration {
+        self.0
+    }
+
+    fn run_delay(&self) -> Option<Duration> {
+        None
+    }
+}
+
+#[test]
+fn a_slow_tick_of_clients_that_come_or_leave_is_put_down_to_them() {
+    let mut world = world(1, |_| {});
+    let (sheet, began) = (world.shards[0].timesheet(), world.now);
+    sheet.start(Still(began));
+    let slow = Duration::from_millis(25);
+    sheet.begin(began);
+    let client = world.accept(0);
+    sheet.end(began + slow, Rest::Sleeps, 1);
+    sheet.begin(began + slow);
+    world.reset(client);
+    sheet.end(began + 2 * slow, Rest::Sleeps, 1);
+    let ticks: Vec<_> = world.metrics[0].time.slow_ticks.iter().collect();
+    let counted = ticks.into_iter().filter(|(_, ticks)| *ticks > 0);
+    assert_eq!(counted.collect::<Vec<_>>(), [("clients", 2)]);
 }
