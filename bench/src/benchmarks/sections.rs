@@ -115,7 +115,7 @@ pub fn all() -> impl Iterator<Item = &'static Section> {
 }
 
 impl Section {
-    /// The same in small: a few hundred connections, a second or some thousand messages, once.
+    /// The same in small: a few hundred connections, a part of a second or some thousand messages, once.
     #[must_use]
     pub fn quick(&self) -> String {
         let mut words = self.arguments.split(' ');
@@ -123,13 +123,14 @@ impl Section {
         while let Some(word) = words.next() {
             quick.push(word.to_owned());
             let small = match word {
-                "--connections" => 200,
-                "--members" => 20,
-                "--seconds" | "--rounds" | "--batches" => 1,
-                "--rate" | "--messages" => 2_000,
+                "--connections" => 200.0,
+                "--members" => 20.0,
+                "--seconds" => 0.2,
+                "--rounds" | "--batches" => 1.0,
+                "--rate" | "--messages" => 2_000.0,
                 _ => continue,
             };
-            let value = words.next().and_then(|value| value.parse::<u32>().ok());
+            let value = words.next().and_then(|value| value.parse::<f64>().ok());
             quick.push(value.map_or(small, |value| value.min(small)).to_string());
         }
         quick.join(" ")
@@ -156,7 +157,7 @@ mod tests {
         };
         assert_eq!(
             quick.quick(),
-            "latency --connections 200 --rate 2000 --seconds 1 --rounds 1 --against tonic"
+            "latency --connections 200 --rate 2000 --seconds 0.2 --rounds 1 --against tonic"
         );
     }
 }
