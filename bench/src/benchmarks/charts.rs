@@ -61,8 +61,8 @@ fn cost(results: &Results) -> Bars {
     Bars {
         title: "CPU time of the server per delivered message, in µs".into(),
         subtitle:
-            "Shorter is better. limit: a process that does nothing but send(2), one message each; \
-                   limit-joined: as many each as ringway joins."
+            "Shorter is better. limit: only send(2), one message each; limit-joined: as many each as ringway joins; \
+             ringway-plain: pushed to as tonic is."
                 .into(),
         groups: groups(results, &sections, |side| {
             side.median.get("server_micros_per_message")
