@@ -100,6 +100,22 @@ fn what_cannot_work_is_refused_before_anything_is_started() {
 }
 
 #[test]
+fn every_scenario_starts_gateways_on_the_driver_that_is_asked_for() {
+    let _alone = alone();
+    let scenarios = "unicast multicast broadcast latency upstream idle connect reconnect-storm crossing scaling adr hol fleet mesh";
+    for scenario in scenarios.split(' ') {
+        let output = Command::new(PROGRAM)
+            .args([scenario, "--driver", "nonsense"])
+            .output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{scenario}: {said}");
+        let refused = said.contains("shards.driver = \"nonsense\" is refused");
+        assert!(refused, "{scenario}: {said}");
+    }
+}
+
+#[test]
 fn json_is_what_the_library_reads() {
     let _alone = alone();
     let arguments =
