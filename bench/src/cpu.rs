@@ -48,15 +48,6 @@ pub fn pin(cpus: &[usize]) -> anyhow::Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPUs {cpus:?}"))
 }
 
-/// The last CPU is for the load, the others are for gateways; a single one is for both.
-#[must_use]
-pub fn share(cpus: &[usize]) -> (&[usize], &[usize]) {
-    match cpus.split_last() {
-        Some((last, rest)) if !rest.is_empty() => (rest, std::slice::from_ref(last)),
-        _ => (cpus, cpus),
-    }
-}
-
 /// Who runs where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -67,7 +58,8 @@ pub struct Places {
 }
 
 impl Places {
-    /// Shares the CPUs that this process may use, see [`share`].
+    /// Shares the CPUs that this process may use: the last one is for the load, the others are for what is measured; a single one is
+    /// for both.
     ///
     /// # Errors
     /// What the kernel says.

@@ -102,10 +102,9 @@ impl Task {
             until: Until::Time(Duration::from_secs_f64(self.seconds)),
             apart,
         };
-        let mut settings = setup.settings();
+        let mut settings = crew.settings(setup);
         settings.insert("members".into(), self.members.into());
         settings.insert("window".into(), self.window.into());
-        settings.insert("load_processes".into(), crew.load_processes.into());
         setup.contest(self.scenario, stage, settings, |peer| {
             load::run(peer, &plan)
         })

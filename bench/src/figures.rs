@@ -198,6 +198,16 @@ impl Findings {
         self.sides.iter().all(|side| side.faults.is_none())
     }
 
+    /// The scenario, and how it was set up.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let settings = self.settings.iter();
+        let settings: Vec<_> = settings
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        format!("{}: {}", self.scenario, settings.join(", "))
+    }
+
     /// A figure of one side by that of another one, in the same round: the median of all rounds.
     #[must_use]
     pub fn ratio(&self, one: &str, other: &str, figure: &str) -> Option<f64> {
@@ -283,11 +293,7 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = self.settings.iter();
-        let settings: Vec<_> = settings
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        write!(f, "{}: {}", self.scenario, settings.join(", "))?;
+        f.write_str(&self.title())?;
         for side in &self.sides {
             write!(f, "\n\n{side}")?;
         }

@@ -53,8 +53,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
         until: Until::Time(Duration::from_secs_f64(options.seconds)),
         apart,
     };
-    let mut settings = setup.settings();
-    settings.insert("load_processes".into(), options.crew.load_processes.into());
+    let mut settings = options.crew.settings(setup);
     settings.insert("rate".into(), options.rate.into());
     setup.contest("latency", stage, settings, |peer| load::run(peer, &plan))
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     clients::{Clients, check_descriptors},
-    cpu::{self, Rank},
+    cpu::{self, Places, Rank},
     figures::median,
     gateway::{Gateway, Launch},
     machine::Machine,
@@ -127,17 +127,16 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
         bail!("needed: --window and --rounds of at least 1, and one of --ways");
     }
     check_descriptors(options.connections)?;
-    let cpus = cpu::allowed()?;
-    let (theirs, ours) = cpu::share(&cpus);
+    let places = Places::here()?;
     cpu::rank(Rank::Measured);
     let launch = options
         .subject
         .launch(launch)
         .shards(options.subject.shards);
-    let launch = launch.on(theirs);
+    let launch = launch.on(&places.server);
     let gateways = (0..options.gateways).map(|_| launch.start());
     let gateways: Vec<_> = gateways.collect::<Result<_, _>>()?;
-    cpu::pin(ours)?;
+    cpu::pin(&places.load)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

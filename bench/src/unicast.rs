@@ -79,8 +79,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Findings> {
         },
         apart,
     };
-    let mut settings = setup.settings();
-    settings.insert("load_processes".into(), options.crew.load_processes.into());
+    let mut settings = options.crew.settings(setup);
     settings.insert("window".into(), options.window.into());
     if let (Some(grpc), Some(ws)) = (options.gateway, options.ws) {
         let audience = plan.audience.clone();

@@ -47,9 +47,8 @@ pub fn run(options: &Options, launch: &Launch) -> Result<Findings> {
     setup.check()?;
     ensure!(setup.against.is_empty(), "upstream knows no --against");
     let (stage, apart) = options.crew.stage(setup, launch, 1)?;
-    let mut settings = setup.settings();
+    let mut settings = options.crew.settings(setup);
     settings.insert("window".into(), options.window.into());
-    settings.insert("load_processes".into(), options.crew.load_processes.into());
     setup.contest("upstream", stage, settings, |peer| {
         measure(options, apart.as_ref(), peer)
     })

@@ -16,7 +16,7 @@ use std::{
 
 use common::{alone, connect, ringway, wait_for};
 use gateway_bench::{
-    cpu::{self, Rank},
+    cpu::{self, Places, Rank},
     gateway::Gateway,
     metrics::{Metrics, get},
 };
@@ -38,8 +38,7 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
-        let cpus = cpu::allowed().unwrap();
-        let (for_gateway, _) = cpu::share(&cpus);
+        let for_gateway = Places::here().unwrap().server;
         let gateway = ringway()
             .shards(1)
             .setting("RINGWAY_SHARDS_CORES", for_gateway[0])

@@ -136,14 +136,8 @@ impl Sample {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Findings {
-            settings, machine, ..
-        } = &self.0;
-        let settings = settings.iter();
-        let settings: Vec<_> = settings
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        write!(f, "adr: {}\n  {:<16}", settings.join(", "), "")?;
+        let machine = &self.0.machine;
+        write!(f, "{}\n  {:<16}", self.0.title(), "")?;
         for (_, title, _) in COLUMNS {
             write!(f, " {title:>10}")?;
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     clients::Clients,
-    cpu::{self, Rank},
+    cpu::{self, Places, Rank},
     gateway::{Gateway, Launch},
     machine::Machine,
     report::Latency,
@@ -119,9 +119,8 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     if options.users == 0 || options.rest_connections == 0 {
         bail!("needed: --users and --rest-connections of at least 1");
     }
-    let cpus = cpu::allowed()?;
-    let (theirs, ours) = cpu::share(&cpus);
-    cpu::pin(theirs)?;
+    let places = Places::here()?;
+    cpu::pin(&places.server)?;
     cpu::rank(Rank::Measured);
     let launch = options
         .subject
@@ -131,7 +130,7 @@ pub fn run(options: &Options, launch: &Launch, program: &Path) -> anyhow::Result
     let gateways: Vec<_> = gateways.collect::<Result<_, _>>()?;
     let receivers = (0..options.gateways).map(|_| rest::Receiver::start(program));
     let receivers: Vec<_> = receivers.collect::<Result<_, _>>()?;
-    cpu::pin(ours)?;
+    cpu::pin(&places.load)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -10,7 +10,7 @@ use logic_client::Push;
 use serde::Serialize;
 
 use crate::{
-    cpu::{self, Rank},
+    cpu::{self, Places, Rank},
     gateway::{Gateway, Launch},
     machine::Machine,
     report::Latency,
@@ -147,14 +147,13 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
             "needed: --payload of at least {MIN_PAYLOAD}, --rounds of at least 1, --seconds above 0"
         );
     }
-    let cpus = cpu::allowed()?;
-    let (gateways, load) = cpu::share(&cpus);
     ensure!(
         options.subject.shards == 1,
         "--shards {} is refused; allowed: 1, which is what the cases are about",
         options.subject.shards
     );
-    let launch = options.subject.launch(launch).on(gateways);
+    let (cpus, places) = (cpu::all()?, Places::here()?);
+    let launch = options.subject.launch(launch).on(&places.server);
     let wanted: &[Which] = match options.case {
         Which::All => &[Which::A, Which::B, Which::C, Which::D],
         ref one => std::slice::from_ref(one),
@@ -168,7 +167,7 @@ pub fn run(options: &Options, launch: &Launch) -> anyhow::Result<Report> {
             .enable_all()
             .build()?;
         measured.push(runtime.block_on(async {
-            let stage = cases::set_up(*which, options, &launch, load).await?;
+            let stage = cases::set_up(*which, options, &launch, &places.load).await?;
             measure(*which, options, stage).await
         })?);
     }

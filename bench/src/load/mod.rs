@@ -2,11 +2,13 @@
 //! how the peer is doing. One thread pushes and receives, unless those who receive have a process of their own.
 
 use std::{
+    collections::BTreeMap,
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     cpu::{self, Places},
     figures::{Figures, Sample},
     gateway::Launch,
-    peers::{Audience, Peer, Pusher, Stage, plain},
+    peers::{Audience, Peer, Pusher, Stage},
     receive::{self, Intake, Place, Receiving, Task},
     report::Latency,
     setup::Setup,
@@ -86,6 +88,14 @@ impl Default for Crew {
 }
 
 impl Crew {
+    /// The options that a scenario has with it, for the report.
+    #[must_use]
+    pub fn settings(self, setup: &Setup) -> BTreeMap<String, Value> {
+        let mut settings = setup.settings();
+        settings.insert("load_processes".into(), self.load_processes.into());
+        settings
+    }
+
     /// What peers are started for, see [`Setup::stage`], and where those run who receive, if they have a process of their own.
     ///
     /// # Errors
@@ -146,8 +156,7 @@ pub fn through(
             None => {
                 let clients = Clients::enter(doors)?;
                 let intake = Rc::new(Intake::new(checker)?);
-                let opener = peer.envelope().unwrap_or_else(plain);
-                let taking = receive::from_clients(Rc::clone(&intake), clients, opener);
+                let taking = receive::from_clients(Rc::clone(&intake), clients, peer.opener());
                 (Receiving::here(&intake), spawn_local(taking))
             }
             Some(place) => {

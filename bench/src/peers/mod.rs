@@ -120,14 +120,14 @@ pub trait Peer {
         1
     }
 
-    /// Takes apart what its clients get, if it puts messages into an envelope of its own: each message of a WebSocket message of
-    /// client number so-and-so. Binary messages must stay binary, unless it says so in `text`.
-    fn envelope(&self) -> Option<Box<Opener>> {
-        None
+    /// Takes apart what its clients get: each message of a WebSocket message of client number so-and-so. A peer with an
+    /// envelope of its own has one ([`Kind::has_envelope`]); binary messages must stay binary, unless it says so in `text`.
+    fn opener(&self) -> Box<Opener> {
+        plain()
     }
 }
 
-/// See [`Peer::envelope`]: client, whether the WebSocket message is text, its payload, and who takes the messages in it.
+/// See [`Peer::opener`]: client, whether the WebSocket message is text, its payload, and who takes the messages in it.
 pub type Opener = dyn FnMut(usize, bool, &[u8], &mut dyn FnMut(bool, &[u8]));
 
 /// For a peer without an envelope: each WebSocket message is a message.
@@ -278,7 +278,7 @@ pub fn start(kind: Kind, stage: &Stage) -> anyhow::Result<Box<dyn Peer>> {
 }
 
 impl Kind {
-    /// Whether its clients get messages in an envelope of its own, see [`Peer::envelope`].
+    /// Whether its clients get messages in an envelope of its own, see [`Peer::opener`].
     #[must_use]
     pub fn has_envelope(self) -> bool {
         matches!(self, Self::Nats | Self::Pushpin)

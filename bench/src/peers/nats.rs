@@ -144,9 +144,9 @@ impl Peer for Nats {
         })
     }
 
-    fn envelope(&self) -> Option<Box<Opener>> {
+    fn opener(&self) -> Box<Opener> {
         let mut partial: HashMap<usize, Vec<u8>> = HashMap::new();
-        Some(Box::new(move |client, _, bytes, take| {
+        Box::new(move |client, _, bytes, take| {
             let waiting = partial.entry(client).or_default();
             // Mostly a message is not cut, and need not be copied.
             if waiting.is_empty() {
@@ -157,7 +157,7 @@ impl Peer for Nats {
                 let taken = messages(waiting, take);
                 waiting.drain(..taken);
             }
-        }))
+        })
     }
 }
 

@@ -190,17 +190,15 @@ impl Peer for Pushpin {
         })
     }
 
-    fn envelope(&self) -> Option<Box<Opener>> {
+    fn opener(&self) -> Box<Opener> {
         let heard = Rc::clone(&self.heard);
-        Some(Box::new(move |client, text, payload, take| {
-            match payload == PROBE {
-                true => {
-                    heard.clients.borrow_mut().insert(client);
-                    heard.news.notify_one();
-                }
-                false => take(text, payload),
+        Box::new(move |client, text, payload, take| match payload == PROBE {
+            true => {
+                heard.clients.borrow_mut().insert(client);
+                heard.news.notify_one();
             }
-        }))
+            false => take(text, payload),
+        })
     }
 }
 

@@ -165,22 +165,14 @@ impl Receiving {
     /// Waits until `delivered` of `awaited` messages have come.
     ///
     /// # Errors
-    /// [`Wrong`]: for 10 s none has come.
+    /// [`Wrong`]: they have not within 10 s.
     pub async fn until(&mut self, delivered: u64, awaited: u64) -> Result<()> {
-        let mut last = self.delivered();
-        let mut deadline = Instant::now() + PATIENCE;
-        while last < delivered {
-            if timeout_at(deadline, self.progress.more.notified())
-                .await
-                .is_err()
-            {
+        let deadline = Instant::now() + PATIENCE;
+        while self.delivered() < delivered {
+            let more = timeout_at(deadline, self.progress.more.notified()).await;
+            if more.is_err() {
                 return Err(self.stuck(awaited).await?.into());
             }
-            let now = self.delivered();
-            if now > last {
-                deadline = Instant::now() + PATIENCE;
-            }
-            last = now;
         }
         Ok(())
     }

@@ -100,8 +100,8 @@ struct Books {
     delay_at: u64,
     slow_ticks: u64,
     unresolved: Option<Unresolved>,
-    /// Sends there had been when this tick began.
-    sends: u64,
+    /// Deliveries and sends there had been when this tick began.
+    counted: [u64; 2],
 }
 
 /// However few the ticks, details are taken this often.
@@ -155,7 +155,7 @@ impl Timesheet {
                 delay_at: 0,
                 slow_ticks: 0,
                 unresolved: None,
-                sends: 0,
+                counted: [0; 2],
             }),
             tally: Tally::default(),
             busiest: RefCell::new(Busiest::default()),
@@ -195,7 +195,7 @@ impl Timesheet {
         self.metrics.time.phases[rest as usize].add(rested);
         (books.began, books.seam, books.seam_since) = (now, Seam::Read, now);
         books.tick = [0; Seam::COUNT];
-        books.sends = self.metrics.sends.get();
+        books.counted = self.counted();
         self.tally.reset();
         if now >= books.delay_at + nanos(DELAY_AGE) {
             (books.delay, books.delay_at) = (self.run_delay(), now);
@@ -343,6 +343,10 @@ impl Timesheet {
         delay.map_or(0, nanos)
     }
 
+    fn counted(&self) -> [u64; 2] {
+        [self.metrics.deliveries.get(), self.metrics.sends.get()]
+    }
+
     #[inline(never)]
     fn turn(&self, phase: Phase) -> Phase {
         let now = self.now();
@@ -391,8 +395,11 @@ impl Timesheet {
         let delay = self.run_delay();
         let not_running = delay.saturating_sub(books.delay).min(took);
         (books.delay, books.delay_at) = (delay, now);
-        let sends = self.metrics.sends.get() - books.sends;
-        let suspect = self.tally.suspect(took, not_running, sends);
+        let [deliveries, sends] = self.counted();
+        let [deliveries, sends] = [deliveries - books.counted[0], sends - books.counted[1]];
+        // Each delivery has a send at most: the others were of what earlier ticks had left.
+        let waited = sends.saturating_sub(deliveries);
+        let suspect = self.tally.suspect(took, not_running, waited);
         self.metrics.time.slow_ticks.count(suspect.cause().label());
         books.slow_ticks += 1;
         // If the one before could not be told yet, the longer one counts.

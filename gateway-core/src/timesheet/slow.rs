@@ -43,7 +43,7 @@ pub(super) enum Suspect {
     Clients(u64),
     /// So many deadlines.
     Timers(u64),
-    /// So many sends, mostly of what earlier ticks had taken.
+    /// So many sends of what earlier ticks had taken.
     Sends(u64),
     /// Nobody in particular.
     Nobody,
@@ -110,10 +110,9 @@ impl Tally {
         self.clients.set(self.clients.get() + 1);
     }
 
-    /// Whose doing it was that the tick took so long. A command, a delivery, a deadline and a client that comes, sends or leaves
-    /// count alike: each costs some microseconds, by its send if by nothing else. Where there were more than twice as many
-    /// `sends`, they were of what had waited.
-    pub(super) fn suspect(&self, took: u64, not_running: u64, sends: u64) -> Suspect {
+    /// Whose doing it was that the tick took so long. A command, a delivery, a deadline, a client that comes, sends or leaves and
+    /// a send of what had `waited` count alike: each costs some microseconds, by its send if by nothing else.
+    pub(super) fn suspect(&self, took: u64, not_running: u64, waited: u64) -> Suspect {
         if not_running * 2 >= took {
             return Suspect::Thief;
         }
@@ -132,13 +131,11 @@ impl Tally {
             lane,
             Some((clients, Suspect::Clients(clients))),
             Some((timers, Suspect::Timers(timers))),
+            Some((waited, Suspect::Sends(waited))),
         ];
         let most = all.into_iter().flatten().max_by_key(|(work, _)| *work);
-        match most {
-            Some((work, _)) if sends > 2 * work => Suspect::Sends(sends),
-            Some((work, suspect)) if work > 0 => suspect,
-            _ => Suspect::Nobody,
-        }
+        most.filter(|(work, _)| *work > 0)
+            .map_or(Suspect::Nobody, |(_, suspect)| suspect)
     }
 }
 

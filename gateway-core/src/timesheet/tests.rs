@@ -172,9 +172,17 @@ fn a_slow_tick_names_whoever_brought_most() {
     let waited = slow(&|| {
         sheet.lane(2, 300);
         sheet.metrics.sends.add(601);
+        sheet.metrics.deliveries.add(300);
     });
-    let said = "601 sends of what had waited".to_owned();
+    let said = "301 sends of what had waited".to_owned();
     assert_eq!(waited, (Cause::Sends, said));
+    // A list of users is one command: its sends are the link's doing.
+    let (cause, _) = slow(&|| {
+        sheet.link(link, 10, 0);
+        sheet.metrics.sends.add(601);
+        sheet.metrics.deliveries.add(601);
+    });
+    assert_eq!(cause, Cause::Link);
     assert_eq!(slow(&|| ()).0, Cause::Unknown);
     // The same work, but the thread did not run for most of the time.
     let (cause, _) = slow(&|| {
@@ -183,7 +191,7 @@ fn a_slow_tick_names_whoever_brought_most() {
         hands.delay.set(hands.delay.get() + delay);
     });
     assert_eq!(cause, Cause::CpuTaken);
-    assert_eq!(sheet.metrics.time.slow_ticks.total(), 8);
+    assert_eq!(sheet.metrics.time.slow_ticks.total(), 9);
 }
 
 #[test]
