@@ -100,7 +100,8 @@ fn a_client_that_is_closed_ends_the_run_with_the_reason() {
 
 #[test]
 fn a_process_that_cannot_connect_says_why() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Connections of others come from 127.0.0.1: this port is nobody's even later.
+    let nobody = TcpListener::bind("127.83.86.67:0").unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);
     let task = Task::Clients {

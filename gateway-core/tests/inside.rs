@@ -114,7 +114,8 @@ fn top_prints_every_shard_once_as_text_or_json() {
 
 #[test]
 fn top_says_why_there_is_nothing_to_show() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Connections of others come from 127.0.0.1: this port is nobody's even later.
+    let nobody = TcpListener::bind("127.83.86.67:0").unwrap();
     let address = nobody.local_addr().unwrap().to_string();
     drop(nobody);
     let (code, _, errors) = run(&["top", "--once", "--admin", &address]);

@@ -62,7 +62,8 @@ impl Queue {
         let redis = debian::program("redis-server", "redis-server")?;
         let mut redis = Process::start(
             Command::new(redis)
-                .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+                .args(["--bind", &address.ip().to_string()])
+                .args(["--port", &address.port().to_string()])
                 // Nothing is written to disk: the fastest that Redis is.
                 .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
                 .args(["--loglevel", "warning"]),

@@ -43,6 +43,16 @@ impl Folder {
         fs::write(&path, text).with_context(|| path.display().to_string())?;
         Ok(path)
     }
+
+    /// What its programs have logged here, for whoever wonders why they do not work.
+    pub(super) fn logs(&self) -> String {
+        let files = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let files = files.filter(|file| file.path().extension().is_some_and(|end| end == "log"));
+        files.fold("its logs:".to_owned(), |logs, file| {
+            let text = fs::read_to_string(file.path()).unwrap_or_else(|error| error.to_string());
+            format!("{logs}\n{}:\n{text}", file.file_name().to_string_lossy())
+        })
+    }
 }
 
 impl Drop for Folder {
@@ -71,6 +81,14 @@ pub(super) fn version(program: &Path, flag: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_been_logged_is_told_by_program() {
+        let folder = Folder::new("test").unwrap();
+        fs::write(folder.path().join("proxy.log"), "no route\n").unwrap();
+        fs::write(folder.path().join("routes"), "secret").unwrap();
+        assert_eq!(folder.logs(), "its logs:\nproxy.log:\nno route\n");
+    }
 
     #[test]
     fn a_configuration_is_filled_in_and_goes_with_its_folder() {

@@ -50,7 +50,7 @@ pub struct Pushpin {
     audience: Audience,
     heard: Rc<Heard>,
     _origin: Origin,
-    _folder: Folder,
+    folder: Folder,
 }
 
 /// Who has heard a probe.
@@ -89,21 +89,33 @@ impl Pushpin {
         let configuration = folder.fill("pushpin.conf", CONFIGURATION, &values)?;
         let mut command = Command::new(&program);
         command.arg(format!("--config={}", configuration.display()));
-        let mut runner = Process::start(&mut command, &stage.places.server)?;
-        for address in [clients, publishers] {
-            runner.listens(address, PATIENCE)?;
-        }
-        answers(clients)?;
-        Ok(Self {
-            runner,
+        let mut pushpin = Self {
+            runner: Process::start(&mut command, &stage.places.server)?,
             program,
             clients,
             publishers,
             audience,
             heard: Rc::default(),
             _origin: origin,
-            _folder: folder,
-        })
+            folder,
+        };
+        // From here on it ends with all its processes, whatever happens.
+        let serves = pushpin.serves();
+        serves.with_context(|| pushpin.folder.logs())?;
+        Ok(pushpin)
+    }
+
+    /// Waits until a client gets in: while its helpers find each other, Pushpin listens and answers 502.
+    fn serves(&mut self) -> anyhow::Result<()> {
+        for address in [self.clients, self.publishers] {
+            self.runner.listens(address, PATIENCE)?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = Clients::connect(self.clients, &[format!("/{EVERYONE}")]) {
+            ensure!(Instant::now() < deadline, "Pushpin lets nobody in: {error}");
+            thread::park_timeout(PROBING);
+        }
+        Ok(())
     }
 
     /// Publishes probes until all clients have heard one: what is published before that may be for nobody.
@@ -137,16 +149,6 @@ impl Pushpin {
             }
         }
     }
-}
-
-/// Waits until a client gets in: while its helpers find each other, Pushpin listens and answers 502.
-fn answers(clients: SocketAddr) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = Clients::connect(clients, &[format!("/{EVERYONE}")]) {
-        ensure!(Instant::now() < deadline, "Pushpin lets nobody in: {error}");
-        thread::park_timeout(PROBING);
-    }
-    Ok(())
 }
 
 impl Peer for Pushpin {
@@ -184,7 +186,8 @@ impl Peer for Pushpin {
                 items: String::new(),
                 audience: self.audience.clone(),
             };
-            self.all_listen(&mut publisher).await?;
+            let listen = self.all_listen(&mut publisher).await;
+            listen.with_context(|| self.folder.logs())?;
             let pusher: Box<dyn Pusher> = Box::new(publisher);
             Ok(pusher)
         })
