@@ -130,12 +130,6 @@ impl Figures {
         self.set("max_micros", latency.max);
     }
 
-    /// Gives a figure another name, if it is there.
-    pub fn rename(&mut self, name: &str, other: &str) {
-        let value = self.0.remove(name);
-        self.set_if(other, value);
-    }
-
     /// A figure, if it is there.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {

@@ -30,7 +30,7 @@ pub struct Options {
 }
 
 /// Runs the measurement. Latency counts from when a message was due, so that whoever is late is late for all that waits
-/// behind it. The load never sleeps: it always takes its whole core.
+/// behind it. The load never sleeps; what counts as its use of its core is when it has something to do.
 ///
 /// # Errors
 /// Options that cannot work, a gateway that does not start, a client that is closed, messages that do not arrive.

@@ -122,7 +122,7 @@ impl Speakers {
         self.say(|_| Instant::now() >= end).await?;
         let after = Usage::now(peer, &self.receiving)?;
         let taken = self.receiving.taken().await?;
-        let mut figures = before.figures(&after, apart);
+        let mut figures = before.figures(&after, Duration::ZERO, apart);
         figures.set_latency(&Latency::of(&taken.nanos));
         Ok((figures, taken.faults(self.sent)))
     }

@@ -70,7 +70,12 @@ fn expected(scenario: &str) -> &'static [&'static str] {
         ],
         "reconnect-storm" => &["all_back_after_seconds", "refused_for_good"],
         "crossing" => &["server_micros_per_message", "crossed_share"],
-        "latency" => &["server_micros_per_message", "p50_micros", "p999_micros"],
+        "latency" => &[
+            "server_micros_per_message",
+            "load_cores",
+            "p50_micros",
+            "p999_micros",
+        ],
         _ => &[
             "messages_per_second",
             "server_micros_per_message",

@@ -86,17 +86,24 @@ impl Hand {
         }
     }
 
-    /// Never sleeps, so that no timer makes messages late.
-    pub(super) async fn at_rate(&mut self, rate: f64, until: Until) -> Result<()> {
+    /// Never sleeps, so that no timer makes messages late. Gives the time in which there was nothing to do: no message due, none come.
+    pub(super) async fn at_rate(&mut self, rate: f64, until: Until) -> Result<Duration> {
         let (began, mut sent, mut settled) = (clock::now(), 0, false);
+        let (mut turn, mut seen, mut idle) = (began, (0, 0), 0);
         let length = match until {
             Until::Time(length) => length + SETTLE,
             Until::Messages(messages) => Duration::from_secs_f64(messages as f64 / rate) + SETTLE,
         };
         loop {
-            let elapsed = clock::now() - began;
+            let now = clock::now();
+            let done = (sent, self.receiving.delivered());
+            if done == std::mem::replace(&mut seen, done) {
+                idle += now - turn;
+            }
+            turn = now;
+            let elapsed = now - began;
             if elapsed >= length.as_nanos() as u64 {
-                return Ok(());
+                return Ok(Duration::from_nanos(idle));
             }
             if !settled && elapsed >= SETTLE.as_nanos() as u64 {
                 settled = true;

@@ -188,23 +188,22 @@ async fn measure(mut hand: Hand, peer: &dyn Peer, plan: &Plan) -> Result<(Figure
     // To ask costs the server time, which is none of a message's.
     let counted = peer.counters()?;
     let before = Usage::now(peer, &hand.receiving)?;
-    match plan.flow {
-        Flow::Window(_) => hand.in_window(before.at, plan.until).await?,
+    let idle = match plan.flow {
+        Flow::Window(_) => {
+            hand.in_window(before.at, plan.until).await?;
+            Duration::ZERO
+        }
         Flow::Rate(rate) => hand.at_rate(rate, plan.until).await?,
-    }
+    };
     let pushing = before.at.elapsed();
     hand.all_arrived().await?;
     let after = Usage::now(peer, &hand.receiving)?;
     let counted = peer.counters()?.since(&counted);
     let (taken, faults) = hand.finish().await?;
-    let mut figures = before.figures(&after, plan.apart.as_ref());
+    let mut figures = before.figures(&after, idle, plan.apart.as_ref());
     figures.set_if("messages_per_send", counted.messages_per_send());
     figures.set_if("crossings", counted.crossings);
     figures.set("pushing_seconds", pushing.as_secs_f64());
-    if let Flow::Rate(_) = plan.flow {
-        // It never sleeps: what it uses says nothing.
-        figures.rename("load_cores", "spinning_load_cores");
-    }
     figures.set_latency(&Latency::of(&taken.nanos));
     Ok((figures, faults))
 }
@@ -232,8 +231,9 @@ impl Usage {
         self.at
     }
 
-    /// What has been used from this on, with those who receive on this thread or `apart`.
-    pub(crate) fn figures(&self, after: &Self, apart: Option<&Place>) -> Figures {
+    /// What has been used from this on, with those who receive on this thread or `apart`. While it was `idle`, the load has only
+    /// looked whether there was something to do.
+    pub(crate) fn figures(&self, after: &Self, idle: Duration, apart: Option<&Place>) -> Figures {
         let seconds = (after.at - self.at).as_secs_f64();
         let messages = (after.delivered - self.delivered) as f64;
         let mut figures = Figures::default();
@@ -245,7 +245,7 @@ impl Usage {
             figures.set("server_micros_per_message", server * 1e6 / messages);
             figures.set("server_cores", server / seconds);
         }
-        let mut load = after.load - self.load;
+        let mut load = (after.load - self.load).saturating_sub(idle);
         if let Some(((before, after), place)) = self.receiving.zip(after.receiving).zip(apart) {
             load += after - before;
             let receiving = (after - before).as_secs_f64();
@@ -256,5 +256,29 @@ impl Usage {
         }
         figures.set("load_cores", load.as_secs_f64() / seconds);
         figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_only_looks_for_something_to_do_uses_nothing() {
+        let before = Usage {
+            at: Instant::now(),
+            server: None,
+            load: Duration::ZERO,
+            receiving: None,
+            delivered: 0,
+        };
+        let after = Usage {
+            at: before.at + Duration::from_secs(2),
+            load: Duration::from_secs(2),
+            ..before
+        };
+        let cores = |idle| before.figures(&after, idle, None).get("load_cores");
+        assert_eq!(cores(Duration::ZERO), Some(1.0));
+        assert_eq!(cores(Duration::from_millis(500)), Some(0.75));
     }
 }
