@@ -137,7 +137,7 @@ pub fn wide_topic(trouble: bool) -> Result<Delays, String> {
         let at = BEGIN + Duration::from_millis(1) * step;
         plan.push(at, 0, Wanted::plain(Target::User(step * 17 % 10_000), 128));
     }
-    for step in (0..8_u32).filter(|_| trouble) {
+    for step in (0..4_u32).filter(|_| trouble) {
         let at = BEGIN + Duration::from_millis(50) * step;
         plan.push(at, 0, Wanted::plain(Target::Topic(0), 128));
     }

@@ -38,7 +38,7 @@ pub struct Down {
 struct Push {
     issued: Issued,
     /// Connections whose kernel took it.
-    written: Vec<u32>,
+    written: BTreeSet<u32>,
     /// How long the last of them took to get it.
     longest: Duration,
     /// What its sender was told.
@@ -190,7 +190,7 @@ impl Down {
     pub fn issue(&mut self, issued: Issued) -> usize {
         self.pushes.push(Push {
             issued,
-            written: Vec::new(),
+            written: BTreeSet::new(),
             longest: Duration::ZERO,
             fates: Vec::new(),
             answer: None,
@@ -229,7 +229,7 @@ impl Down {
         self.anonymous_twice += u64::from(again);
         let key = (push.issued.source, push.issued.target.clone());
         let push = &mut self.pushes[id];
-        push.written.push(connection);
+        push.written.insert(connection);
         push.longest = push.longest.max(now.saturating_sub(push.issued.at));
         if let Some(conn) = self.conns.get_mut(&connection) {
             conn.newest.insert(key, id);
