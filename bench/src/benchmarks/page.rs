@@ -44,7 +44,7 @@ const HONESTY: &str = "\
   than it is: a note says so, and sections called two-loads measure the same with a second process of load (those who receive, or half of
   those who shake hands). It has a CPU of its own where there are three; on two cores it shares the load's, and can only show what it costs.
 - Latency is measured at a rate that does not depend on the server (open loop), from when a message was due until the client has read it.
-  The load never sleeps meanwhile and takes its whole core.
+  The load never sleeps meanwhile; as its cores count those turns in which a message was due or had come.
 - `ringway` is pushed to by `logic-client`, which is acknowledged and resumes; `tonic` by a plain client, which does not know what has become
   of its messages. `ringway-plain` is the gateway pushed to by that same client: what it is compared with then is a server.
 - `limit` is no gateway: it has no gRPC, no users, nothing but the sends. `limit-joined` sends as many messages at a time as the gateway

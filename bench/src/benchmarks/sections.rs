@@ -49,7 +49,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "latency-20000",
-        arguments: "latency --connections 1000 --rate 20000 --seconds 2 --rounds 9 --against tonic,ringway-plain,ringway-monoio",
+        arguments: "latency --connections 1000 --rate 20000 --seconds 0.5 --rounds 41 --against tonic,ringway-plain,ringway-monoio",
     },
     Section {
         name: "latency-50000",
