@@ -1,7 +1,6 @@
 """Stock grpcio pushes to stock `websockets` clients: every way to push, on the common port and on the shards' own."""
 
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -12,8 +11,7 @@ from clients import Clients
 from wire import DEADLINE, shard_of, shard_stubs, stub, v1
 
 USERS = [f"user-{n}" for n in range(100)]
-# Most of the time goes into Python. What moves the bytes does not change what is done with them: one driver gets them all.
-MESSAGES = 100_000 if os.environ.get("RINGWAY_SHARDS_DRIVER", "uring") == "uring" else 20_000
+MESSAGES = 100_000
 PAYLOAD_BYTES = 128
 
 

@@ -417,7 +417,7 @@ fn an_event_with_the_number_of_one_that_came_after_hello_is_not_lost() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     /// Connections break on either side, end in good order and are replaced, Welcomes get lost,
     /// gateways forget and restart, at any moment: nothing is lost or done twice, everything is in
