@@ -25,6 +25,8 @@ const READ: usize = 256 << 10;
 /// Descriptors that are not clients.
 pub(crate) const OTHER_DESCRIPTORS: u64 = 256;
 
+/// How long a gateway may leave a handshake without an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const ROOM_WITHIN: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
@@ -97,7 +99,7 @@ impl Clients {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut clients = Vec::with_capacity(doors.len());
         for (at, door) in doors.enumerate() {
-            let (mut socket, partial) = wire::connect(door.address, &door.target)?;
+            let (mut socket, partial) = wire::connect(door.address, &door.target, ANSWER_WITHIN)?;
             for message in &door.greeting {
                 socket.write_all(&wire::frame(TEXT, message.as_bytes()))?;
             }

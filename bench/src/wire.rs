@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -19,10 +20,18 @@ pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
 /// Connects to `target`, the path and query of the handshake. Gives the socket, and the bytes of frames that came with the answer.
-pub(crate) fn connect(address: SocketAddr, target: &str) -> anyhow::Result<(TcpStream, Vec<u8>)> {
+///
+/// # Errors
+/// Nobody listens, says anything for as long as `patience`, or lets us in.
+pub(crate) fn connect(
+    address: SocketAddr,
+    target: &str,
+    patience: Duration,
+) -> anyhow::Result<(TcpStream, Vec<u8>)> {
     let mut socket =
         TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(patience))?;
     let request = request(address, target);
     socket.write_all(request.as_bytes())?;
     let mut head = Vec::new();

@@ -2,11 +2,11 @@
 //! WebSocket; the origin is ours.
 
 use std::{
-    collections::HashSet, fs, net::SocketAddr, path::PathBuf, process::Command, rc::Rc, thread,
+    collections::HashSet, fs, net::SocketAddr, path::PathBuf, process::Command, rc::Rc,
     time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use data_encoding::BASE64;
 use futures_util::future::LocalBoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,9 +19,9 @@ use tokio::{
 
 use super::{
     Audience, Door, Opener, Peer, Pusher, Stage,
-    foreign::{DESCRIPTORS, Folder, version},
+    foreign::{DESCRIPTORS, Folder, lets_in, version},
 };
-use crate::{clients::Clients, debian, process::Process};
+use crate::{debian, process::Process};
 
 mod origin;
 
@@ -34,6 +34,8 @@ const EVERYONE: &str = "everyone";
 /// Bytes of a request.
 const BODY: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it has to let a client in.
+const ATTEMPT: Duration = Duration::from_secs(1);
 /// How long it has to end its processes.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// What is published until everybody hears it; it is no message.
@@ -101,21 +103,17 @@ impl Pushpin {
         };
         // From here on it ends with all its processes, whatever happens.
         let serves = pushpin.serves();
-        serves.with_context(|| pushpin.folder.logs())?;
+        serves.map_err(|error| pushpin.folder.with_logs(&error))?;
         Ok(pushpin)
     }
 
-    /// Waits until a client gets in: while its helpers find each other, Pushpin listens and answers 502.
+    /// Waits until a client gets in. While its helpers find each other, Pushpin listens and answers 502; or it answers nothing for
+    /// half a minute, when zurl has published what the origin said before the proxy had subscribed to it.
     fn serves(&mut self) -> anyhow::Result<()> {
         for address in [self.clients, self.publishers] {
             self.runner.listens(address, PATIENCE)?;
         }
-        let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = Clients::connect(self.clients, &[format!("/{EVERYONE}")]) {
-            ensure!(Instant::now() < deadline, "Pushpin lets nobody in: {error}");
-            thread::park_timeout(PROBING);
-        }
-        Ok(())
+        lets_in(self.clients, &format!("/{EVERYONE}"), ATTEMPT, PATIENCE)
     }
 
     /// Publishes probes until all clients have heard one: what is published before that may be for nobody.
@@ -187,7 +185,7 @@ impl Peer for Pushpin {
                 audience: self.audience.clone(),
             };
             let listen = self.all_listen(&mut publisher).await;
-            listen.with_context(|| self.folder.logs())?;
+            listen.map_err(|error| self.folder.with_logs(&error))?;
             let pusher: Box<dyn Pusher> = Box::new(publisher);
             Ok(pusher)
         })
