@@ -22,7 +22,7 @@ pub(crate) const PONG: u8 = 10;
 /// Connects to `target`, the path and query of the handshake. Gives the socket, and the bytes of frames that came with the answer.
 ///
 /// # Errors
-/// Nobody listens, says anything for as long as `patience`, or lets us in.
+/// Nobody listens; or who does says nothing for as long as `patience`, or refuses.
 pub(crate) fn connect(
     address: SocketAddr,
     target: &str,
